@@ -89,7 +89,8 @@ class Effect(NamedTuple):
     """
     What goes to others.
 
-    @ivar operation: C{"send"}, C{"log"}, C{"gone"} or C{"read"}.
+    @ivar operation: C{"send"}, C{"log"}, C{"gone"} or C{"read"}; C{"skip"} for one
+        that is left out.
     @ivar cause: the session whose message made us do it, or empty.
     @ivar where: the key, in text form, where it goes to one; or what was read; or the
         session that is over.
@@ -113,6 +114,13 @@ class Effect(NamedTuple):
     def size(self) -> int:
         """About how many bytes it takes to say."""
         return len(self.data or b"") + 2 * OVERHEAD
+
+
+def _nobody(*results: int) -> None:
+    """Nobody is to be told."""
+
+
+_SKIPPED = Effect("skip", "", (), None, _nobody)
 
 
 class Changes:
@@ -286,6 +294,9 @@ class Call:
     @ivar effects: what goes to others, in the order in which it was said.
     @ivar fences: of these sessions.
     @ivar isWhole: whether it has all that happened to its sessions.
+    @ivar named: how many effects its node had said before it was said first, or -1:
+        they are named by their number, and what was said once keeps its name, since an
+        engine that went back in time may have done it, and others have it.
     """
 
     def __init__(
@@ -296,6 +307,7 @@ class Call:
     ) -> None:
         """@param ours: those of which it has changes, at least."""
         self.isWhole = True
+        self.named = -1
         self.changes = changes
         self.effects = effects
         self.fences = {name: ours[name].fence for name in changes}
@@ -308,7 +320,9 @@ class Call:
         """
         for name in lost:
             del self.changes[name], self.fences[name]
-        self.effects = [each for each in self.effects if each.cause not in lost]
+        self.effects = [
+            _SKIPPED if each.cause in lost else each for each in self.effects
+        ]
         return {
             name: left
             for name, changes in self.changes.items()
@@ -320,7 +334,9 @@ class Call:
         """Whether an engine that is full is to refuse it."""
         added = any(each.adds for each in self.changes.values())
         # That a session is over is said also where there is no room: it makes some.
-        return added or any(effect.operation != "gone" for effect in self.effects)
+        return added or any(
+            effect.operation not in ("gone", "skip") for effect in self.effects
+        )
 
     def arguments(self, grace: int, sealer: Clear, adds: bool) -> list[object]:
         """
@@ -331,7 +347,7 @@ class Call:
         @param adds: whether an engine that is full is to refuse it.
         """
         said: list[object] = [int(adds), grace, MAX_INLET, MAX_LOG]
-        said.append(len(self.changes))
+        said += (self.named, len(self.changes))
         for name in self.changes:
             said += (name, self.fences[name])
         for key, (name, changes) in enumerate(self.changes.items(), 1):
@@ -387,7 +403,7 @@ class Gathered:
         for name, changes in call.changes.items():
             later = self.changes.get(name)
             self.changes[name] = changes.followedBy(later) if later else changes
-        self.effects[:0] = call.effects
+        self.effects[:0] = [it for it in call.effects if it is not _SKIPPED]
 
     def calls(self, ours: Mapping[str, Fenced]) -> deque[Call]:
         """

@@ -12,15 +12,12 @@ for most sessions.  That of a session which was claimed is what was read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from aesm.cluster.batch import DIRECTIONS, OVERHEAD, Changes, Part
 from aesm.cluster.sealing import Clear
 
 __all__ = ["Image"]
-
-# Names of what was taken out of a session's inlet last: it would be there again.
-MAX_TAKEN = 1000
 
 
 class Image:
@@ -31,13 +28,14 @@ class Image:
     @ivar state: as it was written last.
     @ivar fence: what makes it ours.
     @ivar written: the number of the batch in which it was written last.
-    @ivar taken: position and name of what was taken out of its inlet, by the name.
+    @ivar taken: up to which number it has taken what a node sent to it, by that node.
     """
 
     __slots__ = (
         "_parts",
         "_place",
         "_requests",
+        "_seen",
         "fence",
         "peer",
         "state",
@@ -51,23 +49,32 @@ class Image:
         state: bytes,
         fence: int,
         kept: Sequence[Iterable[Part]] = ((), (), ()),
+        taken: Mapping[bytes, int] | None = None,
     ) -> None:
-        """@param kept: incoming messages, outgoing ones, and open requests."""
+        """
+        @param kept: incoming messages, outgoing ones, and open requests.
+        @param taken: as the attribute.
+        """
         self.peer = peer
         self.state = state
         self.fence = fence
         self.written = 0
-        self.taken: dict[bytes, int] = {}
+        self.taken = dict(taken or ())
+        self._seen = self.taken.copy()  # the same, with what the engine does not know
         # Lists, since an empty deque takes more room than all else.
         self._parts = [list(parts) for parts in kept[:2]]
         self._requests = {part.number: part for part in kept[2]}
         self._place = "wait"
 
-    def take(self, position: int, name: bytes) -> None:
-        """Note what is taken out of its inlet."""
-        self.taken[name] = position
-        if len(self.taken) > MAX_TAKEN:
-            del self.taken[next(iter(self.taken))]
+    def take(self, name: bytes) -> None:
+        """Note what is taken out of its inlet, with the next batch."""
+        node, _, number = name.rpartition(b":")
+        self._seen[node] = int(number)
+
+    def has(self, name: bytes) -> bool:
+        """Tell whether something was taken out of its inlet."""
+        node, _, number = name.rpartition(b":")
+        return int(number) <= self._seen.get(node, 0)
 
     def read(self, last: int) -> None:
         """Somebody has read what came up to a number, together."""
@@ -92,6 +99,9 @@ class Image:
                 done += 1
             del kept[:done]
             kept += more
+        for _, name in changes.taken:
+            node, _, last = name.rpartition(b":")
+            self.taken[node] = int(last)
         self._requests |= changes.requests
         for gone in changes.removed:
             self._requests.pop(gone, None)
@@ -122,8 +132,8 @@ class Image:
         for kind, parts in (*kinds, ("r", self._requests.values())):
             for part in parts:
                 said += ("append", key, *part.sealed(sealer, name, kind))
-        for entry, position in self.taken.items():
-            said += ("took", key, position, entry)
+        for node, last in self.taken.items():
+            said += ("had", key, node, last)
         said += (self._place, key)
 
     @property

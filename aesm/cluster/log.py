@@ -80,10 +80,10 @@ class EngineLog:
         self._writer.next.effects.append(Effect("log", cause, (), data, written))
 
     def _written(
-        self, tell: Callable[[int, bytes], object], position: int, index: int
+        self, tell: Callable[[int, bytes], object], position: int, number: int
     ) -> None:
         """Something is in the log, by the name that the script gives it."""
-        name = f"{self._engine.node}:{self._writer.number}:{index}"
+        name = f"{self._engine.node}:{number}"
         tell(position, name.encode())
 
     def heard(

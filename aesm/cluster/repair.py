@@ -2,7 +2,7 @@
 After an engine went back in time, or where nobody knows that it did not: what it lacks
 of what a node has written is written again::
 
-    found = await repair(engine, ours, number, grace, sealer)
+    found = await repair(engine, ours, grace, sealer)
 
 This is how an acknowledged message survives a replica that took over without it, as
 long as the node lives that has its session.  What cannot be restored is told: what was
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aesm.cluster.batch import MAX_BYTES, MAX_SESSIONS
 from aesm.cluster.lease import TIME
-from aesm.cluster.scripts import CHECK, COMMIT, SETTLE
+from aesm.cluster.scripts import CHECK, COMMIT
 from aesm.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -47,21 +47,20 @@ class Found(NamedTuple):
 
 
 async def repair(
-    engine: Engine, ours: Mapping[str, Image], number: int, grace: int, sealer: Clear
+    engine: Engine, ours: Mapping[str, Image], grace: int, sealer: Clear
 ) -> Found:
     """
     See what the engine has, and write what it lacks.  Nothing else of this node may be
     written, and no session begin here, or come, meanwhile.
 
     @param ours: the sessions that are ours.
-    @param number: of the last batch that the engine said it had.
     @param grace: milliseconds that clients have to come back.
     @param sealer: seals what the engine keeps.
     @raise SpoolError: it cannot be done now, and has to be begun again.
     """
     history = engine.history
     found: dict[int, list[str]] = {state: [] for state in range(4)}
-    last = number
+    last = -1
     for index, some in enumerate(_cut(dict.fromkeys(ours, 0)) or [[]]):
         said: list[object] = []
         for name in some:
@@ -78,8 +77,6 @@ async def repair(
         lost, _ = await engine.call(COMMIT, engine.node, engine.line, 0, *said)
         if lost:
             raise SpoolError("a session has moved while it was written again")
-    settled = (engine.node, engine.process, number, history, grace)
-    await engine.call(SETTLE, *settled)
     moved = found[_MOVED] + found[_FORKED]
     return Found(last, len(behind), moved, found[_FORKED])
 
@@ -99,7 +96,7 @@ def _cut(sizes: Mapping[str, int]) -> list[list[str]]:
 
 def _restoring(some: Mapping[str, Image], grace: int, sealer: Clear) -> list[object]:
     """Say all of some sessions, behind the number of the batch."""
-    said: list[object] = [1, grace, 0, 0, len(some)]
+    said: list[object] = [1, grace, 0, 0, 0, len(some)]
     for name, image in some.items():
         said += (name, image.fence)
     for key, (name, image) in enumerate(some.items(), 1):

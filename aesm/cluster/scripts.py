@@ -21,6 +21,7 @@ __all__ = [
     "JOIN",
     "LEASE",
     "LOG",
+    "LOOKED",
     "OVERVIEW",
     "PAGE",
     "SAY",
@@ -33,7 +34,7 @@ __all__ = [
     "Script",
 ]
 
-FORMAT = 2  # of what is in the engine
+FORMAT = 3  # of what is in the engine
 
 
 class Script:
@@ -70,6 +71,7 @@ PAGE = _script("page")
 COMMIT = _script("commit", True)
 CHECK = _script("check")
 SETTLE = _script("settle")
+LOOKED = _script("looked")
 LEASE = _script("lease")
 SWEEP = _script("sweep")
 INLET = _script("inlet")

@@ -281,7 +281,7 @@ class EngineStore:
             self._writer.leave({name: found is not None})
         if found is None:
             return None
-        ended, fence, state, page = found
+        ended, fence, state, page, taken = found
         self._ended(ended)
         state = self._sealer.open(state, name, "t")
         stored = Stored(name, peer, json.loads(state), [], [], [])
@@ -297,7 +297,8 @@ class EngineStore:
                 return None
             if not behind:
                 read = [[Part(*blob) for blob in kept] for kept in kinds]
-                self._writer.ours[name] = Image(peer, state, fence, read)
+                had = dict(zip(taken[::2], map(int, taken[1::2]), strict=True))
+                self._writer.ours[name] = Image(peer, state, fence, read, had)
                 return stored
             page = await call(scripts.PAGE, name, fence, *behind, PAGE_SIZE)
         raise SpoolError("another node has it by now: its client has to come again")
@@ -465,7 +466,7 @@ class EngineStore:
         """What was sent to a session of ours is in its outbox now."""
         if (changes := self._writer.changes(name)) is not None:
             changes.take(entry)
-            self._writer.ours[name].take(entry.position, entry.name)
+            self._writer.ours[name].take(entry.name)
 
     def readInlet(self, name: str, after: int = 0) -> Deferred[list[Entry]]:
         """
@@ -493,7 +494,7 @@ class EngineStore:
                 )
             except SpoolError as error:
                 _log.error("{reason}: it is left alone", reason=str(error))
-        return [entry for entry in entries if entry.name not in image.taken]
+        return [entry for entry in entries if not image.has(entry.name)]
 
     def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
         """
@@ -603,7 +604,7 @@ class EngineStore:
             position, member = more
             place = ("send", self._writer.ours[name].peer)
             entry = self._members.entry(position, member, *place)
-            if entry.name not in self._writer.ours[name].taken:
+            if not self._writer.ours[name].has(entry.name):
                 self.came(name, entry)
         elif what == b"read":
             self._read(name, *map(int, b" ".join(more).split()))

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from aesm.cluster.batch import Call, Changes, Gathered, Part
 from aesm.cluster.engine import EngineFull
 from aesm.cluster.repair import Found, repair
-from aesm.cluster.scripts import COMMIT
+from aesm.cluster.scripts import COMMIT, LOOKED, SETTLE
 from aesm.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def _nobody(*arguments: object) -> None:
 #                 | +--------|-- _rest <-+
 #          engine.up         +-- RETRY -- _ebSent
 #                 ^
-#              _cbLooked <-- _look, with each engine that may lack something
+#       _cbSettled <-- _settle, again and again, until all nodes have looked
+#                         ^
+#                      _cbLooked <-- _look, with each engine that may lack something
 #
 # What has gathered meanwhile rests before it goes: where one commit finds another under
 # way, much comes at once, and to tell all of a commit takes so long that more has come
@@ -70,7 +72,9 @@ def _nobody(*arguments: object) -> None:
 # with the same number: the engine may have had it.  One that names a session that is
 # not ours any more is not done at all: what that session caused is left out, and what
 # is behind it numbered anew.  Then it is sent again, with the same number: it never was
-# done as it was, and never can be, since fences only grow.  All that gathers meanwhile
+# done as it was, and never can be, since fences only grow.  An engine that went back in
+# time may have done it before that, and others have some of it: so what goes to them
+# keeps its names, and comes to none of them twice.  All that gathers meanwhile
 # waits in next, and goes as soon as it can: so what belongs together has to be said,
 # and committed, without anything else in between.
 #
@@ -136,8 +140,9 @@ class Writer:
         engine.mark = sealer.mark
         self._failure: SpoolError | None = None
         self.number = 0
+        self._named = 0  # effects that were said
         self._told = 0  # of the last one in which anything went to others
-        self._history = ""  # of the engine, when it was seen that it has all
+        self._history = ""  # of the engine, when it had all, and what was under way
         self._calls: deque[Call] = deque()
         self._waiters: list[Deferred[None]] = []  # for the last of these
         self._isSending = False
@@ -238,6 +243,8 @@ class Writer:
             return
         self._isSending = True
         call, engine = self._calls[0], self._engine
+        if call.named < 0:
+            call.named, self._named = self._named, self._named + len(call.effects)
         adds = call.adds and not self._isAhead
         said = call.arguments(self._grace, self._sealer, adds)
         line = engine.line
@@ -250,6 +257,8 @@ class Writer:
         if not self._isAhead:
             self._isFull = False
             self._works()
+            if self._history != self._engine.history:
+                self._sayLooked()
         self._isAhead = False
         waiters, self._waiters, self._early = self._waiters, [], []
         isBusy = bool(self.next.waiters)
@@ -451,16 +460,13 @@ class Writer:
         """See whether the engine lacks anything, before anything else is written."""
         self._pause = None
         self.isLooking = True
-        history = self._engine.history
-        known = (self.ours, self.number, self._grace, self._sealer)
+        known = (self.ours, self._grace, self._sealer)
         looked = Deferred.fromCoroutine(repair(self._engine, *known))
-        looked.addCallbacks(self._cbLooked, self._ebLooked, callbackArgs=(history,))
+        looked.addCallbacks(self._cbLooked, self._ebLooked)
         looked.addErrback(lambda failure: _log.failure("a bug", failure))
 
-    def _cbLooked(self, found: Found, history: str) -> None:
-        """It has everything again."""
-        self.isLooking, self._history = False, history
-        self._works()
+    def _cbLooked(self, found: Found) -> None:
+        """It has everything of this node again."""
         if found.last < self.number or found.restored:
             _log.warn(
                 "the engine lacked the last {count} batches of this node: {restored} "
@@ -482,8 +488,52 @@ class Writer:
             )
         self._told = 0
         self.leave({name: True for name in found.moved if name in self.ours})
+        self._settle()
+
+    def _settle(self) -> None:
+        """Go on once all other nodes have looked as well."""
+        self._pause = None
+        engine = self._engine
+        said = (engine.process, self.number, engine.history, self._grace)
+        settled = engine.call(SETTLE, engine.node, *said)
+        settled.addCallbacks(self._cbSettled, self._ebLooked)
+        settled.addErrback(lambda failure: _log.failure("a bug", failure))
+
+    def _cbSettled(self, areAll: int) -> None:
+        """All have, or are waited for."""
+        if not areAll:
+            if self._ended is not None:
+                self._end(self.failure)
+            else:
+                self._pause = self._clock.callLater(RETRY, self._settle)
+            return
+        self.isLooking = False
+        self._works()
+        if self._calls:
+            self.looked()
+            self._wake()
+        else:
+            self._sayLooked().addCallback(self._cbAllSaid)
+
+    def _cbAllSaid(self, nothing: None) -> None:
+        """Nothing was under way."""
         self.looked()
         self._wake()
+
+    def _sayLooked(self) -> Deferred[None]:
+        """
+        What was under way is done.
+
+        @return: fires when that is said, or was not heard: then it is said again.
+        """
+        said = (self._engine.node, self._engine.history)
+        done: Deferred[None] = self._engine.call(LOOKED, *said)
+        done.addCallbacks(self._cbSaid, lambda failure: None, callbackArgs=said[1:])
+        return done
+
+    def _cbSaid(self, nothing: None, history: str) -> None:
+        """Nothing is to be looked for, until there is another history."""
+        self._history = history
 
     def _ebLooked(self, failure: Failure) -> None:
         """It is begun again, soon or with the next connection."""

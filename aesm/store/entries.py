@@ -299,13 +299,21 @@ class Entries:
             self.add(entries)
 
     def same(self, names: dict[int, bytes]) -> list[Told]:
-        """List those that others have, too, by position and name, up to a change."""
+        """
+        List those that others have, too, by position and name, up to a change; and
+        behind that those that were told once more, by name, with their new positions.
+        """
         same: list[Told] = []
         for each in self._entries:
             if names.get(each.position) == each.name:
                 same.append(each)
             elif same or each.position in names:
                 break
+        again = {each.name: each for each in self._entries}
+        position = same[-1].position if same else min(names, default=1) - 1
+        while (told := again.get(names.get(position + 1, b""))) is not None:
+            position += 1
+            same.append(told._replace(position=position))
         return same
 
     def merged(

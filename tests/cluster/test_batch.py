@@ -74,7 +74,7 @@ class GatheredTests(SynchronousTestCase):
         self.assertEqual(
             call.arguments(1, Clear(), call.adds),
             [
-                *(1, 1, MAX_INLET, MAX_LOG, 1, "S", 8),
+                *(1, 1, MAX_INLET, MAX_LOG, -1, 1, "S", 8),
                 *("put", "1", b"{}"),
                 *("discard", "1", "i", 4, "append", "1", "i", 9, 1, b"in"),
                 *("discard", "1", "o", 5, "append", "1", "o", 7, 2, b"out"),
@@ -87,7 +87,7 @@ class GatheredTests(SynchronousTestCase):
         """Of a session that goes nothing else is said."""
         self.put("S")
         self.gathered.of("S").dropped = True
-        self.assertEqual(self.said()[7:], ["drop", "1"])
+        self.assertEqual(self.said()[8:], ["drop", "1"])
 
     def test_frees(self) -> None:
         """It is said whether anything is added, or there is only less."""
@@ -103,7 +103,7 @@ class GatheredTests(SynchronousTestCase):
         """What goes to others adds something."""
         self.send("")
         self.assertEqual(self.said()[0], 1)
-        self.assertEqual(self.said()[5:], ["log", b""])
+        self.assertEqual(self.said()[6:], ["log", b""])
 
     def test_others(self) -> None:
         """Sessions that are not ours are left out."""

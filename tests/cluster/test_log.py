@@ -74,13 +74,41 @@ class LogTests(ClusterTestCase):
             self.redis.goBack(before)
             for node in self.servers:
                 node.node.cut()
-            self.settle(3)
+            self.settle(5)
             self.servers[2].server.sendAll("three")
             self.settle(3)
         for client in self.all[:3]:
             self.roam(client, self.servers[2])
         told = [self.taken(client) for client in self.all]
         self.assertEqual(told, [["one", "two", "three"]] * 9)
+
+    def test_twice(self) -> None:
+        """
+        So it is with what was under way, and some had, also where it has another place
+        in the log by then.
+        """
+        self.begin()
+        before = self.redis.snapshot()
+        self.servers[0].server.sendAll("one")
+        self.settle()
+        for number in (1, 2):
+            self.servers[number].server.sendAll(str(number))
+            self.network.advance(0)
+            self.servers[number].node.lines.line.execute()
+        for node in self.servers:
+            node.node.lines.hearAll()
+        self.network.advance(0)
+        with capturedLogs():
+            self.redis.goBack(before)
+            for node in reversed(self.servers):
+                node.node.cut()
+            self.settle(8)
+            self.servers[0].server.sendAll("last")
+            self.settle(3)
+        for client in self.all[:3]:
+            self.roam(client, self.servers[2])
+        told = [self.taken(client) for client in self.all]
+        self.assertEqual(told, [["one", "1", "2", "last"]] * 9)
 
 
 class RelayTests(ClusterTestCase):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
-from aesm.cluster import image
 from aesm.cluster.batch import MAX_BYTES, MAX_SESSIONS
 from aesm.cluster.engine import MAX_RETRY
 from aesm.cluster.lease import TIME
@@ -26,16 +25,19 @@ def nobody(*results: int) -> None:
 
 class RepairTests(EngineTestCase):
     """
-    Two nodes; the first one has a session, of which much was committed.
+    Three nodes; the first one has a session, of which much was committed.
 
     @ivar one: the node.
+    @ivar nodes: all that there are.
     @ivar old: what the engine had in the beginning.
     """
 
     def setUp(self) -> None:
         """Let the session begin."""
         super().setUp()
-        self.one, self.two = self.node(), self.node("two")
+        self.nodes = self.one, self.two, self.three = [
+            self.node(name) for name in ("one", "two", "three")
+        ]
         self.begin("S")
         self.append("S", 0)
         self.commit()
@@ -62,18 +64,46 @@ class RepairTests(EngineTestCase):
         @param before: the node that does not come yet.
         @return: what operators are told.
         """
-        nodes = [self.one, self.two]
-        for node in nodes:
+        for node in self.nodes:
             node.cut()
         self.redis.goBack(self.old)
         with capturedLogs() as logs:
             self.clock.advance(MAX_RETRY)
-            for node in nodes:
-                if node is not before:
-                    node.settle()
+            for _ in self.nodes:  # until each has seen that all others have looked
+                self.ask(*(node for node in self.nodes if node is not before))
         return [
             log["log_format"] for log in logs if log["log_level"].name in "warn error"
         ]
+
+    def look(self, node: Node) -> None:
+        """Let a node look, and not go on."""
+        for isLooking in (True, False):
+            while node.store._writer.isLooking is not isLooking:
+                node.lines.deliver()
+
+    def ask(self, *nodes: Node) -> None:
+        """Let nodes see whether all others have looked by now."""
+        self.clock.advance(RETRY)
+        for node in nodes:
+            node.settle()
+
+    def sent(self, *causes: str) -> list[int]:
+        """
+        Have the second node send something to S for each cause, of which it does not
+        hear that it is there, and the first one take what there is.
+
+        @return: how often others are told that it was sent.
+        """
+        told: list[int] = []
+        for cause in causes:
+            self.two.store.send(cause, "K", b"x", lambda sent, full: told.append(sent))
+        self.two.store.commit()
+        self.two.lines.line.execute()
+        for entry in self.done(self.one, self.one.store.readInlet("S")):
+            self.one.store.took("S", entry)
+        self.append("S", 1)
+        self.commit()
+        return told
 
     def claimed(self, name: str = "S", node: Node | None = None) -> Stored | None:
         """Have the other node take a session over."""
@@ -165,35 +195,104 @@ class RepairTests(EngineTestCase):
             self.commit(other)
             self.failOver(before=first)
             first.settle()
+            self.ask(*self.nodes)
             self.assertIn("S", other.store._writer.ours)
             self.assertNotIn("S", first.store._writer.ours)
             self.assertEqual(self.redis.command("GET", self.key("t:S")), b'{"a":5}')
 
     def test_looking(self) -> None:
         """
-        None is claimed while another node has not looked whether anything is missing of
-        it; but one that does not come is not waited for.
+        Nothing is written or claimed while another node has not looked whether anything
+        is missing of it, and claimed until it has said what was under way.
         """
         self.append("S", 1)
         self.commit()
+        self.append("S", 2)
+        self.one.store.commit()
         self.failOver(before=self.one)
+        self.two.store.send("", "none", b"x", nobody)
+        behind = self.two.store.commit()
+        self.ask(self.two)
+        self.assertNoResult(behind)
+        self.failureResultOf(self.two.store.claim("S", "K"), SpoolError)
+        self.look(self.one)
+        self.ask(self.two)
+        self.successResultOf(behind)
         claimed = self.two.store.claim("S", "K")
         self.two.settle()
         error = self.failureResultOf(claimed, SpoolError)
         self.assertIn("LOOKING", error.getErrorMessage())
-        self.one.settle()
+        self.ask(*self.nodes)
         stored = self.claimed()
         assert stored is not None
-        self.assertEqual([blob.number for blob in stored.outgoing], [0, 1])
+        self.assertEqual([blob.number for blob in stored.outgoing], [0, 1, 2])
+
+    def test_stale(self) -> None:
+        """
+        What a node says that has not heard of a claim is not done, also where the
+        engine has not heard of it either.
+        """
+        self.one.store.send("S", "K", b"x", nobody)
+        self.one.store.commit()
+        self.claimed()
+        self.failOver()
+        self.assertEqual(self.one.lost, [({"S": True}, {})])
+        self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
+
+    def test_twice(self) -> None:
+        """What was under way, and was taken out of an inlet, is not there again."""
+        told = self.sent("")
+        self.failOver()
+        self.assertEqual(told, [1])
+        self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
+
+    def test_twiceMoved(self) -> None:
+        """Nor is it if the session was another node's before, or is since."""
+        self.sent("")
+        self.claimed("S", self.three)
+        self.failOver()
+        self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
+        self.assertIn("S", self.three.store._writer.ours)
+
+    def test_twiceNamed(self) -> None:
+        """Nor if some of what was under way with it is not done any more."""
+        self.begin("T", self.two)
+        self.old = self.redis.snapshot()
+        told = self.sent("T", "")
+        self.claimed("T", self.three)
+        self.failOver()
+        self.assertEqual(told, [2])
+        self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
+        self.assertEqual(self.redis.command("ZCARD", self.key("q:T")), 1)
+
+    def test_notTaken(self) -> None:
+        """What is taken, and not committed, is there until it is."""
+        self.two.store.send("", "K", b"a", nobody)
+        self.commit(self.two)
+        self.old = self.redis.snapshot()
+        self.append("S", 1)
+        self.commit()
+        (entry,) = self.done(self.one, self.one.store.readInlet("S"))
+        self.one.store.took("S", entry)
+        self.failOver(before=self.one)
+        self.look(self.one)
+        self.assertEqual(self.redis.command("ZCARD", self.key("o:S")), 2)
+        self.assertEqual(self.redis.command("ZCARD", self.key("q:S")), 1)
+        self.one.settle()
+        self.assertEqual(self.redis.command("ZCARD", self.key("q:S")), 0)
 
     def test_forked(self) -> None:
-        """If a session went on elsewhere without what was written, that is told."""
+        """
+        One that does not come is not waited for.  If a session went on elsewhere
+        without what was written, that is told.
+        """
         self.append("S", 1)
         self.commit()
         self.failOver(before=self.one)
         self.redis.command(
             *("HINCRBY", self.key("meta"), "looking", -round(TIME * 1000) - 1)
         )
+        self.ask(self.two)
         stored = self.claimed()
         assert stored is not None
         self.assertEqual([blob.number for blob in stored.outgoing], [0])
@@ -257,13 +356,6 @@ class RepairTests(EngineTestCase):
         self.one.store._rung(True, b"inlet S 1 %s a" % entry.name)
         self.assertEqual(came, [])
 
-    def test_takenBound(self) -> None:
-        """So many names of what was taken are kept for a session."""
-        self.patch(image, "MAX_TAKEN", 2)
-        for name in (b"a", b"b", b"c"):
-            self.one.store.took("S", Entry(1, name, b""))
-        self.assertEqual(list(self.one.store._writer.ours["S"].taken), [b"b", b"c"])
-
     def test_again(self) -> None:
         """A repair that fails is begun again."""
         self.append("S", 1)
@@ -277,9 +369,9 @@ class RepairTests(EngineTestCase):
         begun = self.one.store.begin("T", "K", {})
         self.failureResultOf(begun, SpoolError)
         self.redis.command("CONFIG", "SET", "min-replicas-to-write", 0)
-        self.clock.advance(RETRY)
-        self.one.settle()
+        self.ask(self.one)
         self.assertIs(self.one.store.failure, None)
+        self.ask(*self.nodes)
         stored = self.claimed()
         assert stored is not None
         self.assertEqual(len(stored.outgoing), 2)
@@ -337,6 +429,16 @@ class RepairTests(EngineTestCase):
         self.one.settle()
         self.successResultOf(closed)
         self.assertEqual(self.redis.command("ZCARD", self.key("o:S")), 3)
+
+    def test_closeWaiting(self) -> None:
+        """Who closes it before others have looked is told that not all is written."""
+        self.failOver(before=self.two)
+        self.append("S", 1)
+        closed = self.one.store.close()
+        self.clock.advance(0)
+        self.one.settle()
+        error = self.failureResultOf(closed, SpoolError)
+        self.assertIn("it is seen what the engine has", error.getErrorMessage())
 
     def test_large(self) -> None:
         """It is written in parts, as batches are."""

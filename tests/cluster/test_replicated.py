@@ -169,7 +169,7 @@ class SealedTests(EngineTestCase):
         two = self.node("two", sealer=other)
         one.store.log("", b"x", lambda *numbers: None)
         self.done(one, one.store.commit())
-        name = b"one:1:1"
+        name = b"one:1"
         shot = Snapshot(1, name, b"who is there")
         self.assertEqual(self.done(one, one.store.writeSnapshot(0, shot)), 1)
         (kept,) = self.redis.command("ZRANGE", self.key("shots"), 0, -1)

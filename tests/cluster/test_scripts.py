@@ -82,8 +82,13 @@ class ScriptTestCase(EngineTestCase):
         adds: int = 1,
         inlet: int = FOREVER,
         log: int = FOREVER,
+        named: int | None = None,
     ) -> Any:
-        """Have a node commit the next batch, or one with another number."""
+        """
+        Have a node commit the next batch, or one with another number.
+
+        @param named: None for a hundred a batch.
+        """
         if number is None:
             number = self.numbers[node] = self.numbers[node] + 1
         said = [part for session in sessions for part in session]
@@ -91,7 +96,8 @@ class ScriptTestCase(EngineTestCase):
             node,
             COMMIT,
             *(node.engine.node, node.engine.line, number, adds),
-            *(FOREVER, inlet, log, len(sessions)),
+            *(FOREVER, inlet, log, 100 * number if named is None else named),
+            len(sessions),
             *said,
             *operations,
         )
@@ -189,7 +195,7 @@ class ClaimTests(ScriptTestCase):
     def test_moved(self) -> None:
         """The former node is told, and cannot write any more."""
         heard = self.subscribed("n:one")
-        fence, state, page = self.claim(self.two)
+        fence, state, page, _ = self.claim(self.two)
         self.assertEqual((fence, state, page), (2, b"{}", [[], [], [], []]))
         self.assertEqual(heard.heard(), b"moved S 2")
         lost, _ = self.commit(self.one, [("S", 1)], "put", 1, "old")
@@ -221,7 +227,7 @@ class ClaimTests(ScriptTestCase):
         self.commit(self.one, [("S", 1)], *appended)
         for room in (1, 14, 15, 16, 2000):
             claim = (CLAIM, "two", "S", "K", FOREVER, room, 0)
-            _, fence, _, page = self.run(self.two, *claim)
+            _, fence, _, page, _ = self.run(self.two, *claim)
             found: list[list[bytes]] = [[], [], []]
             count = 1
             while True:
@@ -354,7 +360,7 @@ class CommitTests(ScriptTestCase):
         first = self.commit(self.one, [("S", 1)], "log", "x", "send", "L", "y")
         again = self.commit(self.one, [], "log", "z", number=1)
         self.assertEqual(again, first)
-        self.assertEqual(first, [[], [1, 1, 2, 0]])
+        self.assertEqual(first, [[], [1, 101, 2, 0]])
         self.assertEqual(len(self.has("log")), 1)
 
     def test_hadItLongAgo(self) -> None:
@@ -402,7 +408,7 @@ class CommitTests(ScriptTestCase):
         self.assertEqual(self.state("T"), b"{}")
         self.assertEqual(self.has("log"), [])
         reply = self.commit(self.one, [("T", 1)], *said, number=1)
-        self.assertEqual(reply, [[], [1, 1]])
+        self.assertEqual(reply, [[], [1, 101]])
         self.assertEqual(self.state("T"), b"new")
 
     def test_gone(self) -> None:
@@ -451,7 +457,7 @@ class CommitTests(ScriptTestCase):
         self.commit(self.one, self.S, *append)
         self.full()
         self.assertEqual(self.commit(self.one, [], number=1), [[], []])
-        said = ("one", self.one.engine.line, 2, 1, *[FOREVER] * 3, 1, "S", 1)
+        said = ("one", self.one.engine.line, 2, 1, *[FOREVER] * 3, 0, 1, "S", 1)
         more = ("discard", 1, "o", 1, "put", 1, "new", "append", 1, "o", 1, 1, "b")
         self.assertIn("OOM", self.fails(self.one, COMMIT, *said, *more))
         self.assertEqual(self.has("o:S"), [b"0 1 a"])
@@ -474,8 +480,8 @@ class SendTests(ScriptTestCase):
         self.claim(self.two, "T", "L")
         one, two = self.subscribed("n:one"), self.subscribed("n:two")
         self.assertEqual(self.send("L", "x"), [2, 0])
-        self.assertEqual(two.heard(), b"inlet T 1 one:1:1 x")
-        self.assertEqual(one.heard(), b"inlet U 1 one:1:1 x")
+        self.assertEqual(two.heard(), b"inlet T 1 one:101 x")
+        self.assertEqual(one.heard(), b"inlet U 1 one:101 x")
         self.assertEqual(self.send("none", "x"), [0, 0])
 
     def test_bound(self) -> None:
@@ -491,18 +497,42 @@ class SendTests(ScriptTestCase):
         """What was taken by its position and name makes room, once."""
         for data in "ab":
             self.send("K", data)
-        took = ("took", 1, 1, "one:1:1")
+        took = ("took", 1, 1, "one:101")
         for _ in range(2):
             self.commit(self.one, [("S", 1)], *took)
-        self.commit(self.one, [("S", 1)], "took", 1, 2, "other:1:1")
-        self.assertEqual(self.has("q:S"), [b"one:2:1 b"])
+        self.commit(self.one, [("S", 1)], "took", 1, 2, "other:101")
+        self.assertEqual(self.has("q:S"), [b"one:201 b"])
         self.assertEqual(self.field("s:S", "held"), b"9")
+
+    def test_had(self) -> None:
+        """
+        What was taken is gone by whichever position, and does not come again, also not
+        to the next node.
+        """
+        for data in "abcd":
+            self.send("K", data)
+        self.commit(self.one, [("S", 1)], "had", 1, "one", 101)
+        self.assertEqual(self.has("q:S"), [b"one:201 b", b"one:301 c", b"one:401 d"])
+        self.commit(self.one, [("S", 1)], "took", 1, 9, "one:301")
+        self.assertEqual(self.has("q:S"), [b"one:401 d"])
+        self.assertEqual(self.field("s:S", "held"), b"9")
+        self.assertEqual(self.send("K", "c", named=300), [1, 0])
+        self.assertEqual(self.has("q:S"), [b"one:401 d"])
+        self.redis.command("HSET", self.key("s:S"), "from:gone", 7)
+        self.assertEqual(self.claim(self.two)[-1], [b"one", b"301"])
+        self.assertIs(self.field("s:S", "from:gone"), None)
+
+    def test_skip(self) -> None:
+        """What is left out of a batch leaves the names of the others as they are."""
+        reply = self.commit(self.one, [], "skip", "send", "K", "x")
+        self.assertEqual(reply[1], [0, 0, 1, 0])
+        self.assertEqual(self.has("q:S"), [b"one:102 x"])
 
     def test_read(self) -> None:
         """It is read from a position on, as much as there is room for."""
         for data in "abc":
             self.send("K", data)
-        entries = [b"1", b"one:1:1 a", b"2", b"one:2:1 b", b"3", b"one:3:1 c"]
+        entries = [b"1", b"one:101 a", b"2", b"one:201 b", b"3", b"one:301 c"]
         for after, room, found in (
             (0, FOREVER, entries),
             (1, FOREVER, entries[2:]),
@@ -531,11 +561,11 @@ class LogTests(ScriptTestCase):
         """All read the same, in order, and are told: all of a commit at once."""
         heard = self.subscribed("log")
         self.assertEqual(self.append("a", "b"), [1, 2])
-        self.assertEqual(heard.heard(), b"1 9 9\none:1:1 aone:1:2 b")
-        entries = [b"1", b"one:1:1 a", b"2", b"one:1:2 b"]
+        self.assertEqual(heard.heard(), b"1 9 9\none:101 aone:102 b")
+        entries = [b"1", b"one:101 a", b"2", b"one:102 b"]
         self.assertEqual(self.read(0), [1, 2, entries])
-        self.assertEqual(self.read(1, "one:1:1"), [1, 2, entries[2:]])
-        self.assertEqual(self.read(2, "one:1:2"), [1, 2, []])
+        self.assertEqual(self.read(1, "one:101"), [1, 2, entries[2:]])
+        self.assertEqual(self.read(2, "one:102"), [1, 2, []])
         self.assertEqual(self.read(0, room=1), [1, 2, entries[:2]])
 
     def test_empty(self) -> None:
@@ -547,7 +577,7 @@ class LogTests(ScriptTestCase):
         It keeps so many bytes, 128 more for each entry, and the newest one; who reads
         too late is told.
         """
-        size = len("one:1:1 a") + 128
+        size = len("one:101 a") + 128
         for bound, first in ((3 * size, 1), (3 * size - 1, 2)):
             self.redis.command("DEL", self.key("log"))
             self.redis.command("HDEL", self.key("meta"), "position", "held")
@@ -563,7 +593,7 @@ class LogTests(ScriptTestCase):
     def test_backInTime(self) -> None:
         """Who has read something else at its position is told."""
         self.append("a")
-        self.assertIs(self.read(1, "one:1:2"), None)
+        self.assertIs(self.read(1, "one:102"), None)
         self.assertIs(self.read(1, "one:1:"), None)
         self.assertIs(self.read(2), None)
 
@@ -711,10 +741,10 @@ class LeaseTests(ScriptTestCase):
             self.assertEqual(self.ends, [b"T"])
             self.sweep(ended=FOREVER)
         results = self.commit(self.two, [], "gone", "T", "over", adds=0)[1]
-        self.assertEqual(results, [1, 1])
+        self.assertEqual(results, [1, 101])
         again = self.commit(self.one, [], "gone", "T", "x", "gone", "U", "y")[1]
         self.assertEqual(again, [0, 0, 0, 0])
-        self.assertEqual(self.has("log"), [b"two:1:1 over"])
+        self.assertEqual(self.has("log"), [b"two:101 over"])
         self.sweep(ended=FOREVER)
         self.assertEqual(self.ends, [])
 
@@ -726,7 +756,7 @@ class LeaseTests(ScriptTestCase):
         self.calm()
         self.sweep(ended=FOREVER)
         self.commit(self.one, [("S", 1)], "drop", 1, "gone", "S", "over")
-        self.assertEqual(self.has("log"), [b"one:1:1 over"])
+        self.assertEqual(self.has("log"), [b"one:101 over"])
         self.commit(self.one, [("U", 1)], "append", 1, "i", 1, 1, "x")
         self.begin("V", "L", most=1)
         self.sweep(ended=FOREVER)
@@ -790,29 +820,29 @@ class SnapshotTests(ScriptTestCase):
         There are two, the newest ones; who does not know the newest has none taken.
         """
         self.assertEqual(self.read(), [])
-        self.assertEqual(self.write(0, 2, "one:1:2", "A"), 2)
-        self.assertEqual(self.write(0, 3, "one:1:3", "B"), 2)
-        self.assertEqual(self.write(2, 4, "one:1:4", "C"), 4)
-        both = [b"one:1:2 A", b"2", b"one:1:4 C", b"4"]
+        self.assertEqual(self.write(0, 2, "one:102", "A"), 2)
+        self.assertEqual(self.write(0, 3, "one:103", "B"), 2)
+        self.assertEqual(self.write(2, 4, "one:104", "C"), 4)
+        both = [b"one:102 A", b"2", b"one:104 C", b"4"]
         self.assertEqual(self.read(), both)
-        self.assertEqual(self.write(4, 5, "one:1:5", "D"), 5)
-        self.assertEqual(self.read(), [*both[2:], b"one:1:5 D", b"5"])
+        self.assertEqual(self.write(4, 5, "one:105", "D"), 5)
+        self.assertEqual(self.read(), [*both[2:], b"one:105 D", b"5"])
 
     def test_other(self) -> None:
         """One of which the last entry is not in the log is not taken."""
-        for position, name in ((2, "one:1:1"), (2, "one:1:"), (7, "one:1:7")):
+        for position, name in ((2, "one:101"), (2, "one:1:"), (7, "one:107")):
             self.assertEqual(self.write(0, position, name, "A"), 0)
         self.assertEqual(self.read(), [])
 
     def test_goesOn(self) -> None:
         """One behind which the log has dropped something is of no use."""
-        self.write(0, 2, "one:1:2", "A")
-        self.write(2, 5, "one:1:5", "B")
+        self.write(0, 2, "one:102", "A")
+        self.write(2, 5, "one:105", "B")
         for first, count in ((3, 2), (4, 1), (6, 1), (7, 0)):
             self.redis.command("ZREMRANGEBYSCORE", self.key("log"), "-inf", f"({first}")
             if first == 7:
                 self.commit(self.one, [], "log", "g", "log", "h")
-                self.redis.command("ZREM", self.key("log"), "one:2:1 g")
+                self.redis.command("ZREM", self.key("log"), "one:201 g")
             self.assertEqual(len(self.read()), 2 * count)
 
     def test_wanted(self) -> None:

@@ -317,7 +317,7 @@ class WritingTests(StoreTestCase):
         self.assertNoResult(committed)
         self.back()
         self.successResultOf(committed)
-        self.assertEqual(told, [(1, b"one:2:1")])
+        self.assertEqual(told, [(1, b"one:1")])
         self.assertEqual(self.redis.command("ZCARD", self.key("log")), 1)
 
     def test_refused(self) -> None:
@@ -482,7 +482,7 @@ class MovedTests(StoreTestCase):
         self.one.store.send("S", "K", b"x", lambda *results: told.append(results))
         self.one.store.log("T", b"y", lambda *results: told.append(results))
         self.commit()
-        self.assertEqual(told, [(1, b"one:1:1")])
+        self.assertEqual(told, [(1, b"one:3")])
 
     def test_cameBack(self) -> None:
         """What was said before it came back is not taken for what is said now."""
@@ -530,7 +530,7 @@ class MovedTests(StoreTestCase):
         self.one.store.log("T", b"before", lambda *results: told.append(results))
         self.commit()
         self.one.settle()
-        self.assertEqual(told, [(1, b"one:1:1"), (2, b"one:2:1")])
+        self.assertEqual(told, [(1, b"one:1"), (2, b"one:2")])
         self.assertEqual(self.redis.command("ZCARD", self.key("log")), 2)
 
     def test_claimFails(self) -> None:
@@ -679,7 +679,7 @@ class RungTests(StoreTestCase):
         """Of what is not ours nothing is told."""
         self.one.store.drop("S")
         self.commit()
-        self.one.store._rung(True, b"inlet S 1 two:1:1 x")
+        self.one.store._rung(True, b"inlet S 1 two:1 x")
         self.one.store._rung(True, b"gone S")
         self.assertEqual((self.came, self.one.lost), ([], []))
 
@@ -713,7 +713,7 @@ class OthersTests(StoreTestCase):
         message while there is no other.
         """
         self.begin("T", "L")
-        room = batch.MAX_INLET - 1 - 2 * len(b"one:1:1 ")
+        room = batch.MAX_INLET - 1 - 2 * len(b"one:1 ")
         for peer, size, expected in (
             ("K", 1, (1, 0)),
             ("K", room + 1, (0, 1)),
@@ -732,7 +732,7 @@ class OthersTests(StoreTestCase):
         """What is told all is read by all, from where they have read."""
         results: Deferred[Any] = Deferred()
         self.one.store.log("S", b"a b", lambda *both: results.callback(both))
-        self.assertEqual(self.told(results), (1, b"one:1:1"))
+        self.assertEqual(self.told(results), (1, b"one:1"))
         two = self.node("two")
         page = self.done(two, two.store.readLog(0))
         self.assertEqual((page.first, page.last), (1, 1))

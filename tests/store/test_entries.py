@@ -136,6 +136,14 @@ class EntriesTests(SynchronousTestCase):
             found = [each.position for each in self.entries.same(names)]
             self.assertEqual(found, positions)
 
+    def test_sameAgain(self) -> None:
+        """What was told once more is the same, with what is before it."""
+        names = {11: b"n11", 12: b"n13", 13: b"new", 14: b"n14"}
+        for first, found in ((11, [(11, b"n11"), (12, b"n13")]), (12, [(12, b"n13")])):
+            there = {at: name for at, name in names.items() if at >= first}
+            same = [(each.position, each.name) for each in self.entries.same(there)]
+            self.assertEqual(same, found)
+
     def test_merged(self) -> None:
         """Entries fill the gaps between what is a session's own, in their order."""
         cases = [

@@ -2,17 +2,18 @@
 -- was started again, or a replica has taken its place, and either may have lost the last
 -- that was written: node, history, lease, grace, whether it begins to look, then name,
 -- fence and the batch in which it was written last, of each session.
--- Who comes with a history first has all others look, too, before sessions are claimed;
--- those that do not within a lease are not waited for.
+-- Who comes with a history first has all others look, too, before anything is written
+-- or claimed; those that do not within a lease are not waited for.
 -- Returns the last batch of the node that is here (-1 for none), and of each session 0 if
 -- all of it is here, 1 if not, 2 if it is not the node's any more, 3 if it went on
 -- elsewhere without what was written last.
 local node, meta, time = ARGV[2], P .. 'meta', now()
 
 redis.call('HDEL', meta, '') -- an engine that is full takes this
-if redis.call('HGET', meta, 'history') ~= ARGV[3] then
-  redis.call('HSET', meta, 'history', ARGV[3], 'looking', time + ARGV[4])
-  redis.call('HSET', meta, 'calm', time + ARGV[5])
+local history = redis.call('HGET', meta, 'history') -- none, where all is new
+if history ~= ARGV[3] then
+  if history then redis.call('HSET', meta, 'looking', time + ARGV[4]) end
+  redis.call('HSET', meta, 'history', ARGV[3], 'calm', time + ARGV[5])
 end
 local last = tonumber(redis.call('HGET', P .. 'n:' .. node, 'batch') or -1)
 local found = {}

@@ -1,7 +1,8 @@
 -- What happened at a node since its last batch, all of it or nothing: node, connection,
 -- number of the batch, whether an engine that is full is to refuse it, grace, bytes of an
--- inlet, bytes of the log, number of sessions, the name and the fence of each; then
--- operations, each with its arguments.  Sessions are named by their place in the list.
+-- inlet, bytes of the log, how many of what goes to others the node has said before, number of
+-- sessions, the name and the fence of each; then operations, each with its arguments.
+-- Sessions are named by their place in the list.
 --
 -- What was said on a former connection, and comes late, is not done: since then the node
 -- may have been told that there is no room, and have said something else by that number.
@@ -38,8 +39,8 @@ end
 if batch > last + 1 and not restoring then return last end
 
 local names, sessions, lost = {}, {}, {}
-local at = 10
-for index = 1, tonumber(ARGV[9]) do
+local at = 11
+for index = 1, tonumber(ARGV[10]) do
   local key, name = tostring(index), ARGV[at]
   local session = P .. 's:' .. name
   names[key], sessions[key] = name, session
@@ -67,12 +68,38 @@ local function result(first, second)
   table.insert(results, second)
 end
 
--- What is read by another node is named by who wrote it: positions may come again
--- after the engine went back in time, names do not.  The node knows these of its own.
-local entries = 0
+-- What is read by another node is named by who wrote it, and its number: positions may
+-- come again after the engine went back in time, but numbers only of what they were before.
+-- They grow, so that one says what a session has had of a node.
+local number = tonumber(ARGV[9])
 local function entry(data)
-  entries = entries + 1
-  return node .. ':' .. ARGV[4] .. ':' .. entries .. ' ' .. data
+  number = number + 1
+  return node .. ':' .. number .. ' ' .. data
+end
+
+-- Something leaves an inlet.
+local function leave(session, key, member)
+  redis.call('ZREM', key, member)
+  redis.call('HINCRBY', sessions[session], 'held', -#member)
+  addToInlets(-#member)
+end
+
+-- Up to which number sessions have taken what nodes sent, who send it in order.
+local taken = {}
+local function note(session, from, upTo)
+  taken[session] = taken[session] or {}
+  taken[session][from] = upTo
+end
+
+-- All up to a number that came from a node leaves it.
+local function sweep(session, from, upTo)
+  local key, prefix = P .. 'q:' .. names[session], from .. ':'
+  for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+    local name = member:match('^%S+')
+    if name:sub(1, #prefix) == prefix and tonumber(name:sub(#prefix + 1)) <= upTo then
+      leave(session, key, member)
+    end
+  end
 end
 
 -- Tell all something: the log, with what each entry takes beside its bytes, so that small
@@ -87,7 +114,7 @@ local function tellAll(data)
   table.insert(told, member)
   table.insert(sizes, #member)
   grown = grown + #member + 128
-  result(position, entries)
+  result(position, number)
 end
 
 -- Each has its number of arguments, and what it does.
@@ -155,16 +182,24 @@ local operations = {
     wait(names[session], grace)
   end},
 
-  -- position, entry's name
+  -- position, entry's name; after the engine went back in time it may have another
+  -- position by now, or come later
   took = {3, function(session, position, id)
+    local from, upTo = id:match('^(.*):(%d+)$')
     local key = P .. 'q:' .. names[session]
-    for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, position, position)) do
-      if member:sub(1, #id + 1) == id .. ' ' then
-        redis.call('ZREM', key, member)
-        redis.call('HINCRBY', sessions[session], 'held', -#member)
-        addToInlets(-#member)
-      end
+    local member = redis.call('ZRANGEBYSCORE', key, position, position)[1]
+    if member and member:sub(1, #id + 1) == id .. ' ' then
+      leave(session, key, member)
+    else
+      sweep(session, from, tonumber(upTo))
     end
+    note(session, from, upTo)
+  end},
+
+  -- node, number: what was taken, where a session is restored
+  had = {3, function(session, from, upTo)
+    sweep(session, from, tonumber(upTo))
+    note(session, from, upTo)
   end},
 
   -- no more is sent to it; what is unread is left
@@ -190,6 +225,7 @@ local operations = {
         if kept[2] and redis.call('EXISTS', key) == 0 then drop(name) end
       end
     end
+    number = number + 1
     result(0, 0)
   end},
 
@@ -199,9 +235,11 @@ local operations = {
     local sent, full, member = 0, 0, entry(data)
     for _, name in ipairs(redis.call('ZRANGE', P .. 'k:' .. peer, 0, -1)) do
       local session = P .. 's:' .. name
-      local kept = redis.call('HMGET', session, 'held', 'node')
+      local kept = redis.call('HMGET', session, 'held', 'node', 'from:' .. node)
       local held = tonumber(kept[1]) or 0
-      if held > 0 and held + #member > inletBound then -- any one message fits
+      if number <= (tonumber(kept[3]) or 0) then -- it has it, and the engine had
+        sent = sent + 1
+      elseif held > 0 and held + #member > inletBound then -- any one message fits
         full = full + 1
       else
         local position = redis.call('HINCRBY', session, 'position', 1)
@@ -217,11 +255,18 @@ local operations = {
 
   log = {1, tellAll}, -- data
 
+  -- what was to go to others, and does not: names of what is behind it are the same
+  skip = {0, function()
+    number = number + 1
+    result(0, 0)
+  end},
+
   -- session, by its name; data: it is over, and whoever says so first does
   gone = {2, function(name, data)
     if redis.call('SREM', P .. 'gone', name) == 1 then
       tellAll(data)
     else
+      number = number + 1
       result(0, 0)
     end
   end},
@@ -232,6 +277,14 @@ while at <= #ARGV do
   local count, run = unpack(operations[name])
   run(unpack(ARGV, at + 1, at + count))
   at = at + count + 1
+end
+
+for session, numbers in pairs(taken) do
+  for from, upTo in pairs(numbers) do
+    if redis.call('EXISTS', sessions[session]) == 1 then -- it may be over, and read
+      redis.call('HSET', sessions[session], 'from:' .. from, upTo)
+    end
+  end
 end
 
 -- All hear of it at once: to hear something costs a node more than to read it.

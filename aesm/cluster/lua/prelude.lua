@@ -11,12 +11,13 @@
 --           position, held: of the log; inlets: bytes in all of them
 --   n       nodes, by the time at which they are given up
 --   n:ID    process; line: the connection that it has; batch, reply: the last one's;
---           history: for which it has looked; says, drain (lease.lua); and the channel
---           that is its doorbell
+--           history: for which it has restored all; looked: and done what was under
+--           way; says, drain (lease.lua); and the channel that is its doorbell
 --   h:ID    the sessions that a node has; x:ID, while it looks: those that it says it has
 --   w       sessions whose clients are away, by the time at which they are given up
 --   s:S     peer, node, fence; base: the last batch of the node before, when it was
---           claimed; position, held: of its inlet; lent: the last that was, of i:S; over;
+--           claimed; position, held: of its inlet; from:ID: up to which number it has taken
+--           what that node sent; lent: the last that was, of i:S; over;
 --           coming: until when its client counts as there, before it is said to be
 --   t:S     its state; apart, since what is small takes little room together
 --   i:S o:S messages that nobody took, and that its peer did not acknowledge
@@ -56,6 +57,23 @@ local function compared(name, node, fence)
   local kept = redis.call('HMGET', P .. 's:' .. name, 'fence', 'node')
   if kept[1] == fence and kept[2] == node then return 'same' end
   return (tonumber(kept[1]) or 0) < tonumber(fence) and 'older' or 'other'
+end
+
+-- Tell whether nodes look what is missing here (check.lua), and are waited for.
+local function isLooking()
+  return now() < tonumber(redis.call('HGET', P .. 'meta', 'looking') or 0)
+end
+
+local function lookingError()
+  return redis.error_reply('LOOKING other nodes see whether anything is missing')
+end
+
+-- Tell whether all nodes are as far with a history.
+local function areAll(field, history)
+  for _, node in ipairs(redis.call('ZRANGE', P .. 'n', 0, -1)) do
+    if redis.call('HGET', P .. 'n:' .. node, field) ~= history then return false end
+  end
+  return true
 end
 
 -- Ring a node's doorbell.  Who misses it asks.
