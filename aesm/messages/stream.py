@@ -407,7 +407,9 @@ class DataStream(Sequence[Packet]):
                 self._taken += cost
                 taken = self._taken if self._taken >= self._report else 0
                 self._taken -= taken
-            self._waiting.popleft().callback(next(packetsOf((time,), data)))
+            # As packetsOf, whose iterators would take as long as all else here.
+            message = decoded(data[0]) if type(data) is EncodedBodies else data[0]
+            self._waiting.popleft().callback(newTuple(Packet, (time, message)))
             if taken:
                 self.tell(taken)
             return

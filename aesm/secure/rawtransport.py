@@ -119,14 +119,14 @@ class RecordWriter:
     @see: C{writeSomeData} of C{twisted.internet.abstract.FileDescriptor}
     """
 
-    __slots__ = ("_gathers", "_isSocket", "_transport", "atOnce", "broken", "rest")
+    __slots__ = ("_isSocket", "_socket", "_transport", "atOnce", "broken", "rest")
 
     def __init__(self, transport: ITransport) -> None:
         """Look what the transport can do."""
         self._transport: Any = transport
         self._isSocket = isinstance(transport, FileDescriptor) and not _isTLS(transport)
         handle = getattr(transport, "getHandle", lambda: None)()
-        self._gathers = hasattr(handle, "sendmsg")
+        self._socket: Any = handle if hasattr(handle, "sendmsg") else None
         self.atOnce = AT_ONCE
         self.broken = False
         self.rest: Sequence[bytes] = ()
@@ -158,10 +158,10 @@ class RecordWriter:
             if sum(map(len, records)) <= SHORT:
                 # Copying these is less than a system call.
                 records = (b"".join(records),)
-            elif self._gathers and self.atOnce > 0:
+            elif self._socket is not None and self.atOnce > 0:
                 gathered = self._gather(records[:GATHERED])
                 self.atOnce -= gathered
-        for number, record in enumerate(records, 1):
+        for number, record in enumerate(records):
             if gathered:
                 if gathered >= len(record):
                     gathered -= len(record)
@@ -169,22 +169,32 @@ class RecordWriter:
                 record, gathered = record[gathered:], 0
             sent: object = 0
             if self.atOnce > 0:
-                sent = self._transport.writeSomeData(record)
+                sent = self._send(record)
                 self.atOnce -= len(record)
             if sent != len(record):
                 if not isinstance(sent, int):  # an exception, returned
                     self.broken, sent = True, 0
                 self._transport.write(record[sent:])
-                self.rest = records[number:]
+                self.rest = records[number + 1 :]
                 return True
         self.rest = ()
         return False
 
+    def _send(self, record: bytes) -> object:
+        """Write what the socket takes; return how many bytes, or what is wrong."""
+        # All that writeSomeData does is one system call, and two of Python's.
+        if self._socket is not None:
+            try:
+                return self._socket.send(record)
+            except OSError:  # which writeSomeData finds again, and looks at
+                pass
+        return self._transport.writeSomeData(record)
+
     def _gather(self, records: Sequence[bytes]) -> int:
         """Write what the socket takes by one system call; return how many bytes."""
         try:
-            return cast(int, self._transport.getHandle().sendmsg(records))
-        except OSError:  # which writeSomeData finds again, and looks at
+            return cast(int, self._socket.sendmsg(records))
+        except OSError:  # as in C{_send}
             return 0
 
 

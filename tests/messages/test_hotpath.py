@@ -12,12 +12,14 @@ import gc
 import sys
 from collections.abc import Callable
 from functools import partial
+from os.path import dirname
 from types import FrameType
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+import aesm
 from aesm import Pinned, PrivateKey, connect
 from aesm.core.channel.framing import HALF
 from aesm.core.messages import batch as turn
@@ -287,6 +289,21 @@ class StackCostTests(SynchronousTestCase):
         pair.clock.advance(0)
         self.assertLess(pythonCalls(trip), 145)
         self.assertEqual(len(pair.client.retrieved), 2)
+
+    def test_waiting(self) -> None:
+        """A message that a client waits for is handed over by so many calls of ours."""
+        pair = connectedPair(Echo())
+        taken: list[Packet] = []
+        messages = Messages(1_000_000, (b"data",), 68, 68)
+
+        def take() -> None:
+            """Wait, and have it."""
+            pair.client.retrieved.get().addCallback(taken.append)
+            pair.client.arrived(messages)
+
+        take()
+        self.assertLessEqual(pythonCalls(take, dirname(aesm.__file__)), 3)
+        self.assertEqual(taken, [(1.0, b"data")] * 2)
 
     def test_requests(self) -> None:
         """

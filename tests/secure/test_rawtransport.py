@@ -65,12 +65,15 @@ class GatheringSocket(Socket):
         """Be what it is an abstraction of."""
         return self
 
+    def send(self, record: bytes) -> int:
+        """Take what there is room for."""
+        if not isinstance(self.room, Exception) and self.room:
+            return cast(int, self.writeSomeData(record))
+        raise OSError
+
     def sendmsg(self, records: Sequence[bytes]) -> int:
         """Take what there is room for."""
-        taken = self.writeSomeData(b"".join(records))
-        if isinstance(taken, BaseException):
-            raise OSError
-        return taken
+        return self.send(b"".join(records))
 
 
 @implementer(IPushProducer)

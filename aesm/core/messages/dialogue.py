@@ -35,7 +35,7 @@ from aesm.core.messages.frames import (
     newTuple,
     packExchange,
     packHeader,
-    unpackAck,
+    unpackExchange,
     unpackHeader,
 )
 from aesm.core.messages.requests import NUMBER_STATUS, isPlain
@@ -63,16 +63,17 @@ def exchange(
     @return: the event; None if the bytes are anything else, or anything is wrong
         with them: they are for C{Conversation.receive}.
     """
-    start, ack = 0, None
+    start, done, limit = HEADER_SIZE, -1, 0
     if data[:5] == _ACK_START and len(data) >= ACK_FRAME_SIZE + HEADER_SIZE:
-        start, ack = ACK_FRAME_SIZE, unpackAck(data, HEADER_SIZE)
+        start += ACK_FRAME_SIZE
+        done, limit, size, kind, micros = unpackExchange(data, HEADER_SIZE)
     elif len(data) < HEADER_SIZE:
         return None
+    else:
+        size, kind, micros = unpackHeader(data)
     if conversation.state is not _OPEN:
         return None
     reader, session = conversation.reader, conversation.session
-    size, kind, micros = unpackHeader(data, start)
-    start += HEADER_SIZE
     inbox = session.inbox
     if (
         start + size != len(data)
@@ -96,7 +97,7 @@ def exchange(
         else:
             message = str(body, "ascii")
     # The last that can be declined, since it is the first that changes something.
-    if ack is not None and not session.outbox.settle(*ack):
+    if done >= 0 and not session.outbox.settle(done, limit):
         return None
     conversation.lastHeard, conversation.pingedAt = now, None
     if conversation.heardSince is None:
@@ -144,4 +145,5 @@ def answer(conversation: Conversation, micros: int, budget: int) -> bytes:
         body = body.encode("ascii")
     if ack is None:
         return packHeader(len(body), kind, batch.micros) + body
-    return packExchange(micros, *ack, len(body), kind, batch.micros) + body
+    count, limit = ack  # star arguments would be a list, and a tuple of that
+    return packExchange(micros, count, limit, len(body), kind, batch.micros) + body

@@ -45,6 +45,7 @@ __all__ = [
     "packExchange",
     "packHeader",
     "unpackAck",
+    "unpackExchange",
     "unpackHeader",
 ]
 
@@ -117,6 +118,7 @@ encodeAck: Final = partial(_ACK_FRAME.pack, _ACK.size, ACKNOWLEDGEMENT)
 
 # An ACK and a message's header: time, count, limit; length, type, time.
 packExchange: Final = partial(Struct(">IBQQQIBQ").pack, _ACK.size, ACKNOWLEDGEMENT)
+unpackExchange: Final = Struct(">QQIBQ").unpack_from  # the same, from the count on
 
 BOUNDS: Final = {  # (least, most) bytes of each body that is not a message
     FrameType.WELCOME: (2, MAX_OBJECT),
