@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple, Protocol
@@ -29,6 +29,7 @@ from aesm.store.interface import ACKNOWLEDGED, Early, Entry
 __all__ = [
     "DIRECTIONS",
     "OVERHEAD",
+    "SKIPPED",
     "Call",
     "Changes",
     "Effect",
@@ -120,7 +121,7 @@ def _nobody(*results: int) -> None:
     """Nobody is to be told."""
 
 
-_SKIPPED = Effect("skip", "", (), None, _nobody)
+SKIPPED = Effect("skip", "", (), None, _nobody)  # one that is left out
 
 
 class Changes:
@@ -312,6 +313,13 @@ class Call:
         self.effects = effects
         self.fences = {name: ours[name].fence for name in changes}
 
+    @classmethod
+    def naming(cls, named: int, effects: Iterable[Effect]) -> Call:
+        """Make one of just what goes to others, by names that it has already."""
+        call = cls({}, list(effects), {})
+        call.named = named
+        return call
+
     def without(self, lost: Iterable[str]) -> dict[str, list[Part]]:
         """
         Leave out sessions, and what they caused.
@@ -321,13 +329,24 @@ class Call:
         for name in lost:
             del self.changes[name], self.fences[name]
         self.effects = [
-            _SKIPPED if each.cause in lost else each for each in self.effects
+            SKIPPED if each.cause in lost else each for each in self.effects
         ]
         return {
             name: left
             for name, changes in self.changes.items()
             if (left := changes.without(lost))
         }
+
+    def causedBy(self, names: Collection[str]) -> int:
+        """Tell how many messages some sessions caused to be sent over others."""
+        parts = [
+            part.messages
+            for name, changes in self.changes.items()
+            for part in changes.parts[True]
+            if name not in names and part.cause in names
+        ]
+        effects = [it for it in self.effects if it.data and it.cause in names]
+        return sum(parts) + len(effects)
 
     @property
     def adds(self) -> bool:
@@ -403,7 +422,7 @@ class Gathered:
         for name, changes in call.changes.items():
             later = self.changes.get(name)
             self.changes[name] = changes.followedBy(later) if later else changes
-        self.effects[:0] = [it for it in call.effects if it is not _SKIPPED]
+        self.effects[:0] = [it for it in call.effects if it is not SKIPPED]
 
     def calls(self, ours: Mapping[str, Fenced]) -> deque[Call]:
         """

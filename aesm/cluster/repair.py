@@ -5,9 +5,9 @@ of what a node has written is written again::
     found = await repair(engine, ours, grace, sealer)
 
 This is how an acknowledged message survives a replica that took over without it, as
-long as the node lives that has its session.  What cannot be restored is told: what was
-sent to others, or said to all, in the batches that are missing, and sessions that
-other nodes went on with before.
+long as the node lives that has its session.  What was sent to others is said again
+behind that (L{aesm.cluster.again}).  What cannot be restored is told: what was said to
+all in the batches that are missing, and sessions that other nodes went on with before.
 """
 
 from __future__ import annotations

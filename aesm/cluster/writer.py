@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from aesm.cluster.again import Sent
 from aesm.cluster.batch import Call, Changes, Gathered, Part
 from aesm.cluster.engine import EngineFull
 from aesm.cluster.repair import Found, repair
@@ -58,7 +59,9 @@ def _nobody(*arguments: object) -> None:
 #                 | +--------|-- _rest <-+
 #          engine.up         +-- RETRY -- _ebSent
 #                 ^
-#       _cbSettled <-- _settle, again and again, until all nodes have looked
+#      _cbAllThere <-- _sayMissing <-- _cbSettled
+#                                           |
+#                         _settle, again and again, until all nodes have looked
 #                         ^
 #                      _cbLooked <-- _look, with each engine that may lack something
 #
@@ -74,9 +77,10 @@ def _nobody(*arguments: object) -> None:
 # is behind it numbered anew.  Then it is sent again, with the same number: it never was
 # done as it was, and never can be, since fences only grow.  An engine that went back in
 # time may have done it before that, and others have some of it: so what goes to them
-# keeps its names, and comes to none of them twice.  All that gathers meanwhile
-# waits in next, and goes as soon as it can: so what belongs together has to be said,
-# and committed, without anything else in between.
+# keeps its names, and comes to none of them twice.  Nor does what went before that, and
+# is said again where an engine lacks it (L{aesm.cluster.again}).  All that gathers
+# meanwhile waits in next, and goes as soon as it can: so what belongs together has to
+# be said, and committed, without anything else in between.
 #
 # An engine that is full refuses what adds something, and that must not hold up what
 # makes room.  So what was refused, and has not been done, is put back in front of what
@@ -141,7 +145,8 @@ class Writer:
         self._failure: SpoolError | None = None
         self.number = 0
         self._named = 0  # effects that were said
-        self._told = 0  # of the last one in which anything went to others
+        self._sent = Sent()
+        self._missing: list[Call] = []  # of these, in the engine
         self._history = ""  # of the engine, when it had all, and what was under way
         self._calls: deque[Call] = deque()
         self._waiters: list[Deferred[None]] = []  # for the last of these
@@ -305,8 +310,7 @@ class Writer:
                 del self.ours[name]
             else:
                 image.apply(changes, self.number)
-        if any(effect.data is not None for effect in call.effects):
-            self._told = self.number
+        self._sent.add(self.number, call)
         for effect, *both in zip(
             call.effects, results[::2], results[1::2], strict=True
         ):
@@ -451,7 +455,7 @@ class Writer:
         self._calls.clear()
         self._early, self._reserve = [], RESERVE
         self.isLooking, self._isFull, self._isAhead = True, False, False
-        self._waiters, self.next, self.number, self._told = [], Gathered(), 0, 0
+        self._waiters, self.next, self.number, self._sent = [], Gathered(), 0, Sent()
         self.lost(dict.fromkeys(lost, False), {})
         for waiter in waiters:
             waiter.errback(SpoolError("the engine has lost its data"))
@@ -474,11 +478,21 @@ class Writer:
                 count=self.number - max(found.last, 0),
                 restored=found.restored,
             )
-        if found.last < self._told:
+        due = self.number + 1
+        self._missing, lost = self._sent.missing(found.last, due, found.forked)
+        # It may have been done, and who has these sessions now may know that.
+        isDoubtful = self._calls and found.last < due
+        if isDoubtful and (left := self._calls[0].causedBy(found.moved)):
             _log.error(
-                "what was sent to other sessions and all nodes in the last {count} "
-                "batches may be lost",
-                count=self._told - max(found.last, 0),
+                "{count} messages may be lost that were being sent for sessions which "
+                "went on at other nodes meanwhile",
+                count=left,
+            )
+        if lost:
+            _log.error(
+                "the engine lacks {count} messages or more that went to others: they "
+                "may be lost",
+                count=lost,
             )
         if found.forked:
             _log.error(
@@ -486,7 +500,6 @@ class Writer:
                 "last",
                 count=len(found.forked),
             )
-        self._told = 0
         self.leave({name: True for name in found.moved if name in self.ours})
         self._settle()
 
@@ -507,6 +520,30 @@ class Writer:
             else:
                 self._pause = self._clock.callLater(RETRY, self._settle)
             return
+        said = Deferred.fromCoroutine(self._sayMissing())
+        said.addCallbacks(self._cbAllThere, self._ebLooked)
+        said.addErrback(lambda failure: _log.failure("a bug", failure))
+
+    async def _sayMissing(self) -> None:
+        """
+        Send to others again what the engine lacks of that.
+
+        @raise SpoolError: it cannot be done now, and is done once more.
+        """
+        engine = self._engine
+        for call in self._missing:
+            said = call.arguments(self._grace, self._sealer, True)
+            _, results = await engine.call(COMMIT, engine.node, engine.line, 0, *said)
+            if full := sum(results[1::2]):
+                _log.error(
+                    "{count} messages that the engine had lost are lost: sessions have "
+                    "no room for them",
+                    count=full,
+                )
+        self._missing = []
+
+    def _cbAllThere(self, nothing: None) -> None:
+        """The engine has all that it had."""
         self.isLooking = False
         self._works()
         if self._calls:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
-from aesm.cluster.batch import MAX_BYTES, MAX_SESSIONS
+from aesm.cluster import again
+from aesm.cluster.batch import MAX_BYTES, MAX_INLET, MAX_SESSIONS
 from aesm.cluster.engine import MAX_RETRY
 from aesm.cluster.lease import TIME
 from aesm.cluster.repair import _cut
@@ -260,10 +261,12 @@ class RepairTests(EngineTestCase):
         self.old = self.redis.snapshot()
         told = self.sent("T", "")
         self.claimed("T", self.three)
-        self.failOver()
+        said = self.failOver()
         self.assertEqual(told, [2])
         self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
         self.assertEqual(self.redis.command("ZCARD", self.key("q:T")), 1)
+        # If the engine had done it before, T will not say again what it said.
+        self.assertTrue(any("being sent for sessions" in line for line in said))
 
     def test_notTaken(self) -> None:
         """What is taken, and not committed, is there until it is."""
@@ -311,11 +314,124 @@ class RepairTests(EngineTestCase):
         self.assertEqual(self.one.lost, [({"S": True}, {})])
 
     def test_effects(self) -> None:
-        """What was sent to others and is missing is told."""
-        self.one.store.send("S", "K", b"x", nobody)
+        """What was sent to others and is missing is sent again, whoever comes first."""
+        for before in (None, self.one, self.two):
+            data = b"to S from %d" % id(before)
+            self.two.store.send("", "K", data, nobody)
+            self.commit(self.two)
+            self.failOver(before=before)
+            if before is not None:
+                before.settle()
+                self.ask(*self.nodes)
+            (entry,) = self.done(self.one, self.one.store.readInlet("S"))
+            self.assertEqual(entry.data, data)
+            self.one.store.took("S", entry)
+            self.commit()
+            self.old = self.redis.snapshot()
+
+    def test_effectsOnce(self) -> None:
+        """
+        It does not come twice to who has it, however often it is sent, and whichever
+        engine has what is said last.
+        """
+        for data in (b"a", b"b"):
+            self.two.store.send("", "K", data, nobody)
+            self.commit(self.two)
+        first, second = self.done(self.one, self.one.store.readInlet("S"))
+        self.one.store.took("S", first)
         self.commit()
-        self.assertEqual(len(self.failOver()), 2)
-        self.assertEqual(len(self.failOver()), 1)
+        newest = self.redis.snapshot()
+        for old in (self.old, newest, self.old, self.old):
+            self.old = old
+            self.failOver()
+            (entry,) = self.done(self.one, self.one.store.readInlet("S"))
+            self.assertEqual(entry.name, second.name)
+        self.one.store.took("S", entry)
+        self.commit()
+        self.failOver()
+        self.assertEqual(self.done(self.one, self.one.store.readInlet("S")), [])
+
+    def test_effectsCut(self) -> None:
+        """If the connection is lost meanwhile it is sent once more."""
+        self.two.store.send("", "K", b"x", nobody)
+        self.commit(self.two)
+        self.failOver(before=self.two)
+        while self.redis.command("EXISTS", self.key("q:S")) == 0:
+            self.two.lines.line.deliver()
+            self.clock.advance(0)
+        self.two.lines.line.cut()
+        self.clock.advance(MAX_RETRY)
+        self.ask(self.two)
+        (entry,) = self.done(self.one, self.one.store.readInlet("S"))
+        self.assertEqual(entry.data, b"x")
+        self.assertIs(self.two.store.failure, None)
+
+    def test_effectsMoved(self) -> None:
+        """What a session caused is sent again though it has moved since."""
+        self.begin("T", self.two)
+        self.old = self.redis.snapshot()
+        self.two.store.send("T", "K", b"x", nobody)
+        self.two.store.put("T", "K", {"a": 1})
+        self.commit(self.two)
+        self.claimed("T", self.three)
+        self.failOver()
+        self.assertEqual(self.redis.command("ZCARD", self.key("q:S")), 1)
+
+    def test_effectsForked(self) -> None:
+        """Not so if it went on without having caused it, and will cause it again."""
+        self.begin("T", self.two)
+        self.old = self.redis.snapshot()
+        self.two.store.send("T", "K", b"x", nobody)
+        self.two.store.put("T", "K", {"a": 1})
+        self.commit(self.two)
+        self.failOver(before=self.two)
+        self.redis.command(
+            *("HINCRBY", self.key("meta"), "looking", -round(TIME * 1000) - 1)
+        )
+        self.ask(self.three)
+        self.claimed("T", self.three)
+        with capturedLogs() as logs:
+            self.two.settle()
+        self.assertTrue(any("may be lost" in log["log_format"] for log in logs))
+        self.assertEqual(self.redis.command("EXISTS", self.key("q:S")), 0)
+
+    def test_effectsRead(self) -> None:
+        """What was read is not there to be read again."""
+        self.one.store.append("S", False, 7, 1, b"in")
+        self.commit()
+        (work,) = self.done(self.two, self.two.store.work())
+        self.old = self.redis.snapshot()
+        self.two.store.read("", work, 1)
+        self.commit(self.two)
+        self.failOver()
+        self.assertEqual(self.redis.command("EXISTS", self.key("i:S")), 0)
+
+    def test_effectsFull(self) -> None:
+        """If there is no room for it by then, that is told."""
+        self.two.store.send("", "K", b"x", nobody)
+        self.commit(self.two)
+        self.failOver(before=self.two)
+        self.redis.command("HSET", self.key("s:S"), "held", MAX_INLET)
+        with capturedLogs() as logs:
+            self.two.settle()
+        self.assertTrue(any("no room" in log["log_format"] for log in logs))
+
+    def test_effectsDropped(self) -> None:
+        """So is what was sent so long ago that it is not kept any more."""
+        self.patch(again, "MAX_SENT", 3 * 1000)
+        for _ in range(4):
+            self.two.store.send("", "K", bytes(1000), nobody)
+            self.commit(self.two)
+        told = self.failOver()
+        self.assertTrue(any("may be lost" in line for line in told))
+        self.assertEqual(self.redis.command("ZCARD", self.key("q:S")), 2)
+
+    def test_told(self) -> None:
+        """What all were told and is missing is told of, once."""
+        self.two.store.log("", b"x", lambda position, name: None)
+        self.commit(self.two)
+        told = self.failOver() + self.failOver()
+        self.assertEqual(sum("may be lost" in line for line in told), 1)
 
     def test_full(self) -> None:
         """It works where the engine is full: nothing else would make room."""

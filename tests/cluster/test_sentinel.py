@@ -121,7 +121,7 @@ class FailoverTests(TestCase):
             await deferLater(reactor, 0.05)
         while sentinel.command("SENTINEL", "FAILOVER", "main") != b"OK":
             await deferLater(reactor, 0.05)
-        while b"role:master" not in replica.command("INFO", "replication"):
+        while not replica.isPrimary:
             store.put("S", "K", {"a": 2})
             await store.commit()
             await deferLater(reactor, 0.05)

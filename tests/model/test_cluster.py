@@ -18,7 +18,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -32,9 +32,11 @@ from hypothesis.stateful import (
 )
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.cluster import batch, repair, scripts, writer
+from aesm.cluster.again import Sent
 from aesm.cluster.batch import Call, Changes, Gathered, Part
 from aesm.cluster.image import Image
 from aesm.cluster.scripts import Script
@@ -525,9 +527,11 @@ class ClusterMachine(RuleBasedStateMachine):
 class FailoverMachine(ClusterMachine):
     """
     The same, with an engine that fails over to a replica which is behind, while all
-    nodes live.  What was sent to others may be lost then; nothing else may.
+    nodes live.  What was told all may be lost then; nothing else may, or it is told.
 
     @ivar snapshots: what the engine had after the last steps.
+    @ivar isTold: whether operators were told that something may be lost that was being
+        sent for a session which has moved.
     """
 
     forgets = True
@@ -535,6 +539,9 @@ class FailoverMachine(ClusterMachine):
     def __init__(self) -> None:
         """Begin with none."""
         super().__init__()
+        self.isTold = False
+        self._observer = cast("ILogObserver", self.logged)
+        globalLogPublisher.addObserver(self._observer)
         self.snapshots: list[dict[bytes, bytes]] = []
         self.joined = 0
 
@@ -562,6 +569,15 @@ class FailoverMachine(ClusterMachine):
         for app in apps[:count]:
             app.node.settle()
 
+    def logged(self, event: LogEvent) -> None:
+        """Hear what operators are told."""
+        self.isTold |= "being sent for sessions" in str(event.get("log_format"))
+
+    def endAll(self) -> None:
+        """Nothing is left."""
+        globalLogPublisher.removeObserver(self._observer)
+        super().endAll()
+
     def meet(self, app: App, fate: str) -> None:
         """Let nodes see first whether all others have looked by now."""
         if any(each.node.store._writer.isLooking for each in self.apps):
@@ -576,8 +592,8 @@ class FailoverMachine(ClusterMachine):
 
     def teardown(self) -> None:
         """When all have come, all that was promised is kept."""
-        for _ in range(2):
-            self.clock.advance(10)
+        for _ in range(15):  # seconds: they connect, look, and wait for each other
+            self.clock.advance(writer.RETRY)
             for app in self.apps:
                 app.node.settle()
         super().teardown()
@@ -596,6 +612,14 @@ class FailoverMachine(ClusterMachine):
             assert got == sorted(set(got)), "something arrives twice, or out of order"
             if cause == name:
                 assert got == list(range(1, state["received"] + 1)), "it is missing"
+        before = SESSIONS[SESSIONS.index(name) - 1]
+        handled = json.loads(command("GET", f"{{aesm:test}}:t:{before}"))["received"]
+        inlet = command("ZRANGE", f"{{aesm:test}}:q:{name}", 0, -1)
+        came += [member.decode().partition(" ")[2] for member in inlet]
+        got = [int(it.partition(":")[2]) for it in came if it.startswith("@")]
+        assert got == list(range(1, handled + 1)), (
+            "what was sent here does not come once"
+        )
 
 
 class FullMachine(ClusterMachine):
@@ -698,7 +722,13 @@ class ClusterModelTests(SynchronousTestCase):
 class BrokenTests(SynchronousTestCase):
     """The model finds what it is there to find."""
 
-    def finds(self, name: str, text: str, fault: str) -> None:
+    def finds(
+        self,
+        name: str,
+        text: str,
+        fault: str,
+        machine: type[ClusterMachine] = ClusterMachine,
+    ) -> None:
         """
         Check that a script with a fault breaks a rule.
 
@@ -712,7 +742,7 @@ class BrokenTests(SynchronousTestCase):
         self.assertEqual(source.count(text), 1)
         broken = Script(script.name, source.replace(text, fault).encode())
         self.patch(module, name, broken)
-        self.fails()
+        self.fails(machine)
 
     def fails(self, machine: type[ClusterMachine] = ClusterMachine) -> None:
         """Check that a rule is broken."""
@@ -778,3 +808,12 @@ class BrokenTests(SynchronousTestCase):
         """What an engine has lost is not written again."""
         self.patch(repair, "_BEHIND", repair._WHOLE)
         self.fails(FailoverMachine)
+
+    def test_notSentAgain(self) -> None:
+        """Nor is what was sent to others."""
+        self.patch(Sent, "missing", lambda self, last, due, forked: ([], 0))
+        self.fails(FailoverMachine)
+
+    def test_sentTwice(self) -> None:
+        """It is sent again to who has it."""
+        self.finds("COMMIT", "or restoring and isIn(name)", "", FailoverMachine)

@@ -935,7 +935,7 @@ def failover(nodes: Nodes, chance: random.Random) -> bool:
     former, newer = nodes.redis, nodes.replica
     assert newer is not None, "there is no replica: say --sync"
     former.kill()
-    while b"role:master" not in newer.command("INFO", "replication"):
+    while not newer.isPrimary:
         time.sleep(0.05)
     former.restart()
     former.command("REPLICAOF", "127.0.0.1", newer.port)

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -147,9 +148,18 @@ class RedisServer:
                 packed: Any = tuple(said)
                 connection.sendall(pack_command(packed))
                 while (reply := reader.gets()) is False:
-                    reader.feed(connection.recv(1 << 16))
+                    if not (heard := connection.recv(1 << 16)):
+                        raise ConnectionResetError("the server has hung up")
+                    reader.feed(heard)
                 replies.append(reply)
         return replies
+
+    @property
+    def isPrimary(self) -> bool:
+        """Whether it is nobody's replica; a sentinel that sees to that cuts us off."""
+        with suppress(ConnectionResetError):
+            return bool(self.command("ROLE")[0] == b"master")
+        return self.isPrimary
 
     def snapshot(self) -> dict[bytes, bytes]:
         """Have all that is in it."""
@@ -180,7 +190,11 @@ def freePort() -> int:
 
 
 class Sentinel(RedisServer):
-    """A sentinel, which alone may have a replica take over, and does so soon."""
+    """
+    A sentinel, which alone may have a replica take over, and does so soon.  Where a
+    machine is busy it does so also though the primary is there, and then there are two
+    for a while; or it finds no replica fit for it, and looks again a little later.
+    """
 
     ready = b"+monitor"
 
@@ -198,6 +212,7 @@ class Sentinel(RedisServer):
         config += (
             f"sentinel monitor main {at or f'127.0.0.1 {primary.port}'} 1\n"
             "sentinel down-after-milliseconds main 500\n"
+            "sentinel failover-timeout main 3000\n"
         )
         super().__init__("--sentinel", *options, port=freePort(), config=config)
 

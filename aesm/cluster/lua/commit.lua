@@ -13,7 +13,8 @@
 -- what they send next.
 --
 -- The batch 0 is none: it restores sessions, of which the engine has an older state, or
--- nothing.  So a session may have an older fence then.
+-- nothing.  So a session may have an older fence then.  And it sends again what was sent
+-- before, if it is not there, or was not: it may be said any number of times.
 --
 -- Returns which sessions are another node's, each with whether there is such a session,
 -- and two numbers for each send, log and read; or, if a batch is missing in between, just the
@@ -100,6 +101,16 @@ local function sweep(session, from, upTo)
       leave(session, key, member)
     end
   end
+end
+
+-- Whether what is sent to a session is in its inlet, or something that came later.
+local function isIn(session)
+  local prefix = node .. ':'
+  for _, member in ipairs(redis.call('ZREVRANGE', P .. 'q:' .. session, 0, -1)) do
+    local name = member:match('^%S+')
+    if name:sub(1, #prefix) == prefix then return tonumber(name:sub(#prefix + 1)) >= number end
+  end
+  return false
 end
 
 -- Tell all something: the log, with what each entry takes beside its bytes, so that small
@@ -237,8 +248,8 @@ local operations = {
       local session = P .. 's:' .. name
       local kept = redis.call('HMGET', session, 'held', 'node', 'from:' .. node)
       local held = tonumber(kept[1]) or 0
-      if number <= (tonumber(kept[3]) or 0) then -- it has it, and the engine had
-        sent = sent + 1
+      if number <= (tonumber(kept[3]) or 0) or restoring and isIn(name) then
+        sent = sent + 1 -- it has it, and the engine had
       elseif held > 0 and held + #member > inletBound then -- any one message fits
         full = full + 1
       else
