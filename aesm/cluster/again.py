@@ -3,10 +3,9 @@ What a node sent to others last, and what it read of work: an engine that went b
 time may lack it, and is told it again::
 
     sent = Sent()
-    sent.add(7, call)                  # the engine has the call of that number
-    missing, lost = sent.missing(last=5, due=8, forked=())     # it has no more than 5
-    for call in missing:                                       # before the call 8
-        engine.call(COMMIT, node, line, 0, *call.arguments(grace, sealer, True))
+    sent.add(7, call)                       # the engine has the call of that number
+    missing = sent.missing(last=5, due=8, forked=())     # it has no more than 5
+    await again(engine, missing, grace, sealer)          # before the call 8
 
 It has the names that it had, and the engine looks for these: nobody gets twice what he
 has, or had, however often it is said.
@@ -15,13 +14,23 @@ has, or had, however often it is said.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
 
 from aesm.cluster.batch import SKIPPED, Call
+from aesm.cluster.scripts import COMMIT
 
-__all__ = ["MAX_SENT", "Sent"]
+if TYPE_CHECKING:
+    from aesm.cluster.engine import Engine
+    from aesm.cluster.sealing import Clear
+
+__all__ = ["MAX_SENT", "Sent", "again"]
 
 MAX_SENT = 8 << 20  # bytes that are kept of what was sent
+
+_log = Logger(namespace="aesm.cluster")
 
 
 class Sent:
@@ -44,20 +53,18 @@ class Sent:
             self._dropped, oldest = self._kept.popleft()
             self._size -= _sizeOf(oldest)
 
-    def missing(
-        self, last: int, due: int, forked: Collection[str]
-    ) -> tuple[list[Call], int]:
+    def missing(self, last: int, due: int, forked: Collection[str]) -> list[Call]:
         """
-        Tell what an engine lacks.
+        Tell what an engine lacks, and operators what of it cannot be said again: what
+        all were told, since who has got that keeps it.
 
         @param last: the number of the last call that it has.
         @param due: that of the first which it is told behind what it lacks.
         @param forked: sessions that went on without what it lacks: what they caused
             is caused again.
-        @return: what is to be said to it, as no numbered call; and how many messages
-            cannot be, at least: those to all, since who has got one keeps it.
+        @return: what is to be said to it, as no numbered call.
         """
-        kept, self._kept = self._kept, deque()
+        kept, self._kept, self._size = self._kept, deque(), 0
         missing, lost = [], int(self._dropped > last)
         for number, call in kept:
             if number > last:
@@ -69,7 +76,36 @@ class Sent:
                         call.effects[at] = SKIPPED
                 missing.append(call)
             self._kept.append((number, call))
-        return missing, lost
+            self._size += _sizeOf(call)
+        if lost:
+            _log.error(
+                "the engine lacks {count} messages or more that went to others: they "
+                "may be lost",
+                count=lost,
+            )
+        return missing
+
+
+async def again(
+    engine: Engine, missing: Iterable[Call], grace: int, sealer: Clear
+) -> None:
+    """
+    Say again what an engine lacks.
+
+    @param missing: which L{Sent} has told.
+    @param grace: milliseconds that clients have to come back.
+    @param sealer: seals what the engine keeps.
+    @raise SpoolError: it cannot be done now, and has to be begun again.
+    """
+    for call in missing:
+        said = call.arguments(grace, sealer, True)
+        _, results = await engine.call(COMMIT, engine.node, engine.line, 0, *said)
+        if full := sum(results[1::2]):
+            _log.error(
+                "{count} messages that the engine had lost are lost: sessions have no "
+                "room for them",
+                count=full,
+            )
 
 
 def _sizeOf(call: Call) -> int:

@@ -295,6 +295,7 @@ class Call:
     @ivar effects: what goes to others, in the order in which it was said.
     @ivar fences: of these sessions.
     @ivar isWhole: whether it has all that happened to its sessions.
+    @ivar isDoubtful: whether an engine may have done it, and went back in time.
     @ivar named: how many effects its node had said before it was said first, or -1:
         they are named by their number, and what was said once keeps its name, since an
         engine that went back in time may have done it, and others have it.
@@ -308,6 +309,7 @@ class Call:
     ) -> None:
         """@param ours: those of which it has changes, at least."""
         self.isWhole = True
+        self.isDoubtful = False
         self.named = -1
         self.changes = changes
         self.effects = effects

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from twisted.logger import Logger
+
 from aesm.cluster.batch import MAX_BYTES, MAX_SESSIONS
 from aesm.cluster.lease import TIME
 from aesm.cluster.scripts import CHECK, COMMIT
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from aesm.cluster.sealing import Clear
 
 __all__ = ["Found", "repair"]
+
+_log = Logger(namespace="aesm.cluster")
 
 _WHOLE, _BEHIND, _MOVED, _FORKED = range(4)  # as check.lua says
 
@@ -44,6 +48,26 @@ class Found(NamedTuple):
     restored: int
     moved: list[str]
     forked: list[str]
+
+    def tell(self, number: int) -> None:
+        """
+        Tell operators what an engine lacked.
+
+        @param number: of the last batch of this node.
+        """
+        if self.last < number or self.restored:
+            _log.warn(
+                "the engine lacked the last {count} batches of this node: {restored} "
+                "sessions are written again",
+                count=number - max(self.last, 0),
+                restored=self.restored,
+            )
+        if self.forked:
+            _log.error(
+                "{count} sessions went on at other nodes without what was written here "
+                "last",
+                count=len(self.forked),
+            )
 
 
 async def repair(

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.cluster.again import Sent
+from aesm.cluster.again import Sent, again
 from aesm.cluster.batch import Call, Changes, Gathered, Part
 from aesm.cluster.engine import EngineFull
 from aesm.cluster.repair import Found, repair
@@ -59,8 +59,8 @@ def _nobody(*arguments: object) -> None:
 #                 | +--------|-- _rest <-+
 #          engine.up         +-- RETRY -- _ebSent
 #                 ^
-#      _cbAllThere <-- _sayMissing <-- _cbSettled
-#                                           |
+#      _cbAllThere <-- again <-- _cbSettled
+#                                     |
 #                         _settle, again and again, until all nodes have looked
 #                         ^
 #                      _cbLooked <-- _look, with each engine that may lack something
@@ -329,6 +329,12 @@ class Writer:
         }
         for name in new:
             del self.ours[name]
+        if call.isDoubtful and (left := call.causedBy(lost)):
+            _log.error(
+                "{count} messages may be lost that were being sent for sessions which "
+                "went on at other nodes, when the engine went back in time",
+                count=left,
+            )
         undone = call.without(lost)
         self.next.without(new, undone)
         if new or undone:
@@ -471,35 +477,11 @@ class Writer:
 
     def _cbLooked(self, found: Found) -> None:
         """It has everything of this node again."""
-        if found.last < self.number or found.restored:
-            _log.warn(
-                "the engine lacked the last {count} batches of this node: {restored} "
-                "sessions are written again",
-                count=self.number - max(found.last, 0),
-                restored=found.restored,
-            )
         due = self.number + 1
-        self._missing, lost = self._sent.missing(found.last, due, found.forked)
-        # It may have been done, and who has these sessions now may know that.
-        isDoubtful = self._calls and found.last < due
-        if isDoubtful and (left := self._calls[0].causedBy(found.moved)):
-            _log.error(
-                "{count} messages may be lost that were being sent for sessions which "
-                "went on at other nodes meanwhile",
-                count=left,
-            )
-        if lost:
-            _log.error(
-                "the engine lacks {count} messages or more that went to others: they "
-                "may be lost",
-                count=lost,
-            )
-        if found.forked:
-            _log.error(
-                "{count} sessions went on at other nodes without what was written here "
-                "last",
-                count=len(found.forked),
-            )
+        found.tell(self.number)
+        self._missing = self._sent.missing(found.last, due, found.forked)
+        if self._calls and found.last < due:
+            self._calls[0].isDoubtful = True
         self.leave({name: True for name in found.moved if name in self.ours})
         self._settle()
 
@@ -520,31 +502,14 @@ class Writer:
             else:
                 self._pause = self._clock.callLater(RETRY, self._settle)
             return
-        said = Deferred.fromCoroutine(self._sayMissing())
+        known = (self._missing, self._grace, self._sealer)
+        said = Deferred.fromCoroutine(again(self._engine, *known))
         said.addCallbacks(self._cbAllThere, self._ebLooked)
         said.addErrback(lambda failure: _log.failure("a bug", failure))
 
-    async def _sayMissing(self) -> None:
-        """
-        Send to others again what the engine lacks of that.
-
-        @raise SpoolError: it cannot be done now, and is done once more.
-        """
-        engine = self._engine
-        for call in self._missing:
-            said = call.arguments(self._grace, self._sealer, True)
-            _, results = await engine.call(COMMIT, engine.node, engine.line, 0, *said)
-            if full := sum(results[1::2]):
-                _log.error(
-                    "{count} messages that the engine had lost are lost: sessions have "
-                    "no room for them",
-                    count=full,
-                )
-        self._missing = []
-
     def _cbAllThere(self, nothing: None) -> None:
         """The engine has all that it had."""
-        self.isLooking = False
+        self.isLooking, self._missing = False, []
         self._works()
         if self._calls:
             self.looked()

@@ -35,7 +35,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.cluster import batch, repair, scripts, writer
+from aesm.cluster import again, batch, repair, scripts, writer
 from aesm.cluster.again import Sent
 from aesm.cluster.batch import Call, Changes, Gathered, Part
 from aesm.cluster.image import Image
@@ -736,12 +736,13 @@ class BrokenTests(SynchronousTestCase):
         @param text: what is in its source.
         @param fault: what is to be there instead.
         """
-        module = writer if name == "COMMIT" else scripts
-        script: Script = getattr(module, name)
+        users = (writer, again, repair) if name == "COMMIT" else (scripts,)
+        script: Script = getattr(scripts, name)
         source = script.source.decode()
         self.assertEqual(source.count(text), 1)
         broken = Script(script.name, source.replace(text, fault).encode())
-        self.patch(module, name, broken)
+        for module in users:
+            self.patch(module, name, broken)
         self.fails(machine)
 
     def fails(self, machine: type[ClusterMachine] = ClusterMachine) -> None:
@@ -811,7 +812,7 @@ class BrokenTests(SynchronousTestCase):
 
     def test_notSentAgain(self) -> None:
         """Nor is what was sent to others."""
-        self.patch(Sent, "missing", lambda self, last, due, forked: ([], 0))
+        self.patch(Sent, "missing", lambda self, last, due, forked: [])
         self.fails(FailoverMachine)
 
     def test_sentTwice(self) -> None:
