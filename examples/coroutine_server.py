@@ -29,7 +29,7 @@ async def play(connection):
 async def main(reactor, port):
     endpoint = f"tcp:{port}:interface=127.0.0.1"
     server = await listen(reactor, endpoint, handler=play)
-    reactor.addSystemEventTrigger("before", "shutdown", server.stop)
+    reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
     await Deferred()  # until Ctrl-C
 
 

@@ -19,7 +19,7 @@ class Greeter:
 
 async def main(reactor):
     server = await listen(reactor, "tcp:8766:interface=127.0.0.1", handler=Greeter())
-    reactor.addSystemEventTrigger("before", "shutdown", server.stop)
+    reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
     await Deferred()  # until Ctrl-C, which lets the server say goodbye
 
 

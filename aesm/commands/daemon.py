@@ -42,11 +42,10 @@ from zope.interface import implementer
 from aesm.commands.activity import ActivityFile
 from aesm.commands.coredumps import dumpNoCore
 from aesm.commands.systemd import Notifier
-from aesm.errors import SpoolError
 from aesm.secure.listening import canInherit, inheritedEndpoint, listenOn
 from aesm.server.factory import AESMServerFactory
 from aesm.server.handover import Predecessor
-from aesm.server.service import Server
+from aesm.server.service import Server, tellNotWritten
 from aesm.status.actions import Actions
 from aesm.status.control import ControlSocket
 from aesm.status.overview import Overview
@@ -406,8 +405,8 @@ class AESMService(Service):
             self._formerHangUp = None
 
     def _ebNotWritten(self, failure: Failure) -> None:
-        """Take note that the spool lacks something, which was logged."""
-        failure.trap(SpoolError)
+        """Say that the spool, or the engine, lacks something, and take note."""
+        tellNotWritten(failure)
         self.failed = True
 
     def _cbStopped(self, result: object) -> None:

@@ -26,6 +26,7 @@ by our factories instead, which count and thin out what they say of strangers.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -218,6 +219,7 @@ def listenOn(
     """Listen, and take a UNIX socket over that nobody listens at any more."""
     listening = maybeDeferred(endpoint.listen, factory)
     listening.addErrback(_ebCannotListen, endpoint, factory)
+    listening.addErrback(_ebUnclear)
     return listening.addCallback(_cbListening, factory)
 
 
@@ -298,6 +300,22 @@ def _ebCannotListen(
         _remove(name)
         return maybeDeferred(endpoint.listen, factory)
     return fail(failure)
+
+
+def _ebUnclear(failure: Failure) -> Failure:
+    """Say of a UNIX socket that cannot be there why, by the path that was named."""
+    error: Any = failure.value
+    lock, path = getattr(error, "filename2", None), getattr(error, "port", None)
+    if lock is not None:
+        # Of the lock, which leads to our PID: nobody has named either.
+        name = os.fsdecode(lock).removesuffix(".lock")
+        return Failure(OSError(error.errno, error.strerror, name))
+    if isinstance(path, str | bytes):
+        with suppress(OSError):
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                reason = OSError(errno.EEXIST, "there is something that is no socket")
+                return Failure(CannotListenError(error.interface, path, reason))
+    return failure
 
 
 def _unlock(path: bytes) -> None:

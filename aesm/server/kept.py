@@ -149,9 +149,9 @@ class KeptSessions:
     def _ebNotLoaded(self, failure: Failure) -> None:
         """Let nobody in."""
         if failure.check(SpoolError):
-            _log.critical(
-                "nobody is let in: {reason}", reason=failure.getErrorMessage()
-            )
+            if self._isNeeded:  # else it is stopped, and that is why
+                reason = failure.getErrorMessage()
+                _log.critical("nobody is let in: {reason}", reason=reason)
         elif not failure.check(CancelledError):
             _log.failure("nobody is let in: sessions cannot be read", failure)
         self._failure = failure

@@ -35,6 +35,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from aesm.errors import SpoolError
 from aesm.messages.address import Address
 from aesm.messages.deferred import ReactorDeferred, resultNow
 from aesm.secure.announce import announce
@@ -45,7 +46,7 @@ from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message, check
 from aesm.server.registry import Connections
 from aesm.trust.keys import PublicKey
 
-__all__ = ["AESMServerFactory", "Server", "listen"]
+__all__ = ["AESMServerFactory", "Server", "listen", "tellNotWritten"]
 
 _log = Logger(namespace="aesm.server")
 
@@ -100,7 +101,7 @@ class Server(Service):
             raise TypeError(f"give these to the factory: {', '.join(options)}")
         self.factory = factory
         if factory.connections.ofCluster is not None:
-            factory.connections.ofCluster.drained = self.stop
+            factory.connections.ofCluster.drained = self.stopService
         self.addresses: list[Address] = []
         self._endpoints = [
             serverEndpoint(reactor or factory.clock, each)
@@ -248,11 +249,11 @@ class Server(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Stop in order.
+        Stop in order, for who could do nothing about a failure: the log has it.
 
-        @return: as C{stop}.
+        @return: as C{stop}, but it never fails.
         """
-        return self.stop()
+        return self.stop().addErrback(tellNotWritten)
 
     # Parts
 
@@ -261,7 +262,11 @@ class Server(Service):
         trying: list[Deferred[Any]] = [
             listenOn(endpoint, self.factory) for endpoint in self._endpoints
         ]
-        tried = gatherResults(trying, consumeErrors=True)
+        # Not on it itself: once it has fired, it does not cancel what a callback of its
+        # own waits for.
+        tried: Deferred[Any] = succeed(None).addCallback(
+            lambda nothing: gatherResults(trying, consumeErrors=True)
+        )
         return tried.addCallbacks(
             self._cbBound, self._ebCannotListen, errbackArgs=(trying,)
         )
@@ -276,7 +281,7 @@ class Server(Service):
 
     def _ebNotOpened(self, failure: Failure) -> list[Failure]:
         """Listen nowhere: nobody can be let in."""
-        self.stop()
+        self.stopService()
         return [failure]
 
     def _cbListens(self, ports: list[IListeningPort]) -> list[Failure]:
@@ -297,12 +302,12 @@ class Server(Service):
             attempt.cancel()
             attempt.addCallback(self._ports.append)
         self._ports = [port for port in self._ports if port is not None]
-        self.stop()
+        self.stopService()
         return [failure.value.subFailure]  # type: ignore[union-attr]
 
     def _cancel(self, starting: Deferred[Any]) -> None:
         """Stop, since nobody wants to know any more."""
-        self.stop()
+        self.stopService()
 
     def _cbStarted(self, failures: list[Failure]) -> Server | Failure:
         """Give the first failure, or this server."""
@@ -316,6 +321,16 @@ class Server(Service):
     def _ebNotClosed(self, failure: Failure) -> None:
         """A port does not close: the rest does."""
         _log.failure("a port cannot be closed", failure)
+
+
+def tellNotWritten(failure: Failure) -> None:
+    """Say that a server has stopped, and could not write all before."""
+    failure.trap(SpoolError)
+    _log.error(
+        "the server has stopped, and could not write all before: {reason}; nothing of "
+        "that was acknowledged",
+        reason=failure.getErrorMessage(),
+    )
 
 
 def _follow(

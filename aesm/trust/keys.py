@@ -332,6 +332,12 @@ def _makeAnother(command: str, path: Path) -> str:
 def _save(path: Path, content: bytes) -> None:
     """Write a new file that holds a secret."""
     if not writeFile(path, content, replace=False):
+        if path.is_dir():
+            raise KeyFileError(
+                f"{path} is a directory; name a file in it, such as "
+                f"{path / 'aesm.key'}",
+                str(path),
+            )
         raise KeyFileError(
             f"{path} exists and is not overwritten; if nobody needs what it holds, "
             f"remove it first with `rm {shlex.quote(str(path))}`",

@@ -57,6 +57,15 @@ class KeyTests(CommandTestCase):
             self.assertIn("not overwritten", self.bad(command, str(file)))
             self.assertEqual(file.read_bytes(), before)
 
+    def test_directory(self) -> None:
+        """Who names a directory is told so, and not to remove it."""
+        for command in ("keygen", "psk"):
+            folder = self.mktemp()
+            os.mkdir(folder)
+            said = self.bad(command, folder)
+            self.assertIn("is a directory", said)
+            self.assertNotIn("rm ", said)
+
     def test_noKey(self) -> None:
         """A file that is not there, and what makes one."""
         self.assertIn("aesm keygen", self.bad("pubkey"))

@@ -381,6 +381,27 @@ class TakeOverTests(TestCase):
             self.assertEqual([line for line in said if "taken over" in line], [])
         self.assertEqual(os.listdir(self.path.parent), [self.path.name])
 
+    async def test_saysWhy(self) -> None:
+        """
+        What is said of a socket that cannot be made is about the path that was named,
+        and not about a lock: there is no such folder, or something else is there.
+        """
+        self.path.write_text("precious")
+        for path, words in (
+            (self.path.parent, "no socket"),
+            (self.path, "no socket"),
+            (self.path / "under", "Not a directory"),
+            (self.path.with_name("nowhere") / "socket", "No such file or directory"),
+        ):
+            endpoint = serverFromString(reactor, f"unix:{path}")
+            with self.assertRaises((CannotListenError, OSError)) as caught:
+                await listenOn(endpoint, Factory())
+            said = str(caught.exception)
+            self.assertIn(words, said)
+            self.assertIn(f"{path}'", said)
+            self.assertNotIn("lock", said)
+            self.assertNotIn("in use", said)
+
     async def test_cannotRemove(self) -> None:
         """If it cannot be removed, the first error is told."""
 

@@ -250,7 +250,9 @@ class OpenTests(KeptTestCase):
     def test_stopped(self) -> None:
         """A server that is stopped meanwhile goes on with nothing."""
         client, server = self.restarted()
+        starting = self.starting
         stopped = server.stop()
+        self.failureResultOf(starting, CancelledError)
         self.network.advance(2 * GREETING)  # that clients have to get in
         self.settle()
         self.successResultOf(stopped)

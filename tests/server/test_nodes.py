@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs
 
 from aesm import AnyServer, ConnectionClosed, PrivateKey, connect
@@ -328,6 +328,50 @@ class EngineTests(NodesTestCase):
         sent = connection.sendData("now")
         self.settle()
         self.assertIsNone(self.successResultOf(sent))
+
+    def test_stoppedAway(self) -> None:
+        """
+        One that stops meanwhile says so: to who calls C{stop}, by its failure, to who
+        stops it as a service, and could do nothing about that, in the log.
+        """
+        for which, stopName in ((self.one, "stopService"), (self.two, "stop")):
+            self.clients[self.alice][0].node = which
+            self.settle(20)
+            self.cutEngine(which)
+            self.say("1")
+            self.settle()
+            with capturedLogs() as logged:
+                stopped = getattr(which.server, stopName)()
+                self.settle(20)
+            told = [e for e in logged if "could not write all" in e["log_format"]]
+            if stopName == "stop":
+                self.failureResultOf(stopped, SpoolError)
+            else:
+                self.assertIsNone(self.successResultOf(stopped))
+            self.assertEqual(len(told), int(stopName == "stopService"))
+            self.joinEngine(which)
+
+    def test_stoppedStarting(self) -> None:
+        """One that is stopped at any stage of its start complains of nothing."""
+        for stage in range(100):
+            starting = ServingNode(self, f"started{stage}")
+            for _ in range(stage):
+                starting.node.lines.deliver()
+                self.network.advance(0)
+            if starting.started.called:
+                break
+            with capturedLogs() as logged:
+                stopped = starting.server.stop()
+            self.failureResultOf(starting.started, CancelledError)
+            said = [event for event in logged if event["log_level"].name != "info"]
+            self.assertEqual(said, [])
+            starting.listens = self.network.factory
+            self.nodes.append(starting)
+            self.settle(20)
+            self.successResultOf(stopped)
+        self.assertGreater(stage, 3)
+        starting.listens = self.network.factory
+        self.nodes.append(starting)
 
     def test_cutOff(self) -> None:
         """The clients of one node that does not reach it go on at others."""
