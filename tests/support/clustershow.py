@@ -784,8 +784,7 @@ class Nodes:
         self.port = freePort()
         self.alive: list[Popen[str]] = []
         started = [self._start() for _ in range(self.size)]
-        for node in started:
-            self._await(node)
+        self.alive += [node for node in started if self._listens(node)]
         assert self.alive, "no node listens"
 
     def _engine(self, *options: str) -> RedisServer:
@@ -802,11 +801,20 @@ class Nodes:
         arguments = f"--port={self.port}", *more, "serve"
         return start(self._stack, self._log, *arguments, module=self.module)
 
-    def _await(self, node: Popen[str]) -> None:
-        """Wait until a node listens."""
+    def _listens(self, node: Popen[str]) -> bool:
+        """Wait until a node listens, or ends."""
         assert node.stdout is not None
-        if node.stdout.readline() == "listening\n":  # else the show is over
-            self.alive.append(node)
+        return node.stdout.readline() == "listening\n"
+
+    def _await(self, node: Popen[str]) -> None:
+        """Wait until a node listens; one that ends, without an engine, comes again."""
+        while not self._listens(node):
+            node.wait()
+            if self.clients.poll() is not None:
+                return  # the show is over
+            time.sleep(1)
+            node = self._start()
+        self.alive.append(node)
 
     def engine(self) -> str:
         """Tell how full the engine is."""
