@@ -30,6 +30,7 @@ from aesm.client.service import ClientService
 from aesm.commands.client import ClientCommand
 from aesm.commands.formats import JSON, PLAIN, Form
 from aesm.commands.main import reportingTrust
+from aesm.commands.options import endpointReason, inOptions
 from aesm.commands.output import OutputLost, writeError
 from aesm.commands.stdio import LineTooLong, Stdio, openStdio
 from aesm.errors import (
@@ -181,8 +182,10 @@ async def connectOrReport(
         service.startService()
         await service.whenConnected(failAfterFailures=1)
         connected = True
-    except (AESMError, ValueError) as error:
+    except AESMError as error:
         writeError(str(error))
+    except ValueError as error:
+        writeError(inOptions(str(error), options))
     except (ConnectError, OSError) as error:
         reason = str(error).rstrip(".")
         writeError(f"cannot connect to {endpoint}: {reason}; does the server run?")
@@ -199,8 +202,8 @@ def checkEndpoint(reactor: Any, endpoint: str) -> bool:
         clientEndpoint(reactor, endpoint)
     except Exception as error:  # a plugin's code may parse it
         writeError(
-            f"{endpoint} is no client endpoint ({error}); name one such as "
-            "tcp:127.0.0.1:8765"
+            f"{endpoint} is no client endpoint ({endpointReason(endpoint, error)}); "
+            "name one such as tcp:127.0.0.1:8765"
         )
         return False
     return True

@@ -449,6 +449,7 @@ class LineClientTests(SynchronousTestCase):
         (complaint,) = self.said()
         self.assertIn("line 2 of the input is not sent", complaint)
         self.assertIn("11 bytes", complaint)
+        self.assertIn("--max-message", complaint)
 
     def test_tooLong(self) -> None:
         """A line without an end ends everything, in order."""
@@ -533,9 +534,13 @@ class ConnectTests(SynchronousTestCase):
         """What is no endpoint is shown, and what would be one."""
         self.assertSaid(self.attempt("what:127.0.0.1:8765"), "tcp:127.0.0.1:8765")
 
+    def test_noPort(self) -> None:
+        """What it lacks is said of the endpoint, not of arguments of Python."""
+        self.assertSaid(self.attempt("tcp:host"), "(tcp: needs a port)")
+
     def test_badOption(self) -> None:
         """An option can be wrong."""
-        self.assertSaid(self.attempt("unix:/nobody", name="x" * 256), "255 bytes")
+        self.assertSaid(self.attempt("unix:/nobody", name="x" * 256), "aesm: --name is")
 
     def test_refused(self) -> None:
         """Nobody listens."""
