@@ -120,9 +120,9 @@ class Places:
         possible = self._possible
         if self.maxConnections > possible:
             _log.warn(
-                "maxConnections is {most}, but the limit on open files allows only "
-                "{possible}, which is how many are let in: raise it (ulimit -n, "
-                "LimitNOFILE=)",
+                "maxConnections (--max-connections) is {most}, but the limit on open "
+                "files allows only {possible}, which is how many are let in: raise it "
+                "(ulimit -n, LimitNOFILE=)",
                 most=self.maxConnections,
                 possible=possible,
             )
