@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError
@@ -371,15 +371,18 @@ class LineClient:
                 await sent
 
     async def _drain(self, service: ClientService) -> None:
-        """Wait until there is room to send, or the session is over."""
+        """Wait until there is room to send, or the service stops."""
         former = service.former
-        if former is None or former.isClosing:
-            return
-        room = former.drain()
+        isOver = former is None or former.isClosing
+        room = service.drain() if isOver else cast("Connection", former).drain()
         if not room.called:
             self._track(self._number)
         with suppress(ConnectionClosed):
             await room
+            return
+        # What never left in that session waits for the next one.
+        with suppress(ConnectionClosed):
+            await service.drain()
 
     async def _sendLine(self, service: ClientService, line: bytes) -> None:
         """Send a line, or say why not; raises if nothing can be sent any more."""

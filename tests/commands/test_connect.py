@@ -384,6 +384,18 @@ class LineClientTests(SynchronousTestCase):
         self.assertEqual(again, "aesm: connected again, in a new session")
         self.assertIn("line 2 of the input is not sent: a message of 11", complaint)
 
+    def test_noRoomWithoutSession(self) -> None:
+        """More of it than there is room for is left in the input until there is one."""
+        self.begin(client={"sendBuffer": 1000})
+        self.accepted.closeWith(1013, "full")
+        self.network.deliver()
+        lines = [f"{number:099}" for number in range(30)]
+        self.type("".join(f"{line}\n" for line in lines).encode())
+        self.assertEqual(self.transport.producerState, "paused")
+        self.network.advance(1)
+        self.assertEqual(self.received(), lines)
+        self.assertEqual(self.said()[-1], "aesm: connected again, in a new session")
+
     def test_backPressure(self) -> None:
         """Input waits while the peer takes nothing, and goes on when it does."""
         self.begin(receiveBuffer=1000, client={"sendBuffer": 10_000})
