@@ -291,7 +291,9 @@ class ClientService(Service):
         With a spool the session stays in it, for the next start.
 
         @return: fires once the connection is gone, as L{Connection.close}; fails
-            with L{SpoolError} if there is a spool that could not be written.
+            with L{SpoolError} if there is a spool that could not be written.  Where
+            the service has a parent, which could do nothing about that, the log says
+            so instead.
         """
         super().stopService()
         if self._reason is None:
@@ -313,6 +315,8 @@ class ClientService(Service):
             self.retrieved,
             None if before is _S.STOPPING else self._audience,
         )
+        if self.parent is not None:
+            stopped.addErrback(_tellNotWritten)
         # The next start reads the files again, which somebody may have mended.
         self._dialer = None
         self.former, self._early, self._waiters = None, None, Waiters()
@@ -551,3 +555,10 @@ class ClientService(Service):
             and not former.isClosing
         ):
             self._queue.take().sendOver(former)
+
+
+def _tellNotWritten(failure: Failure) -> None:
+    """Say that a service has stopped, and could not write all before."""
+    failure.trap(SpoolError)
+    reason = failure.getErrorMessage()
+    _log.error("stopped, and could not write all before: {reason}", reason=reason)

@@ -28,6 +28,7 @@ from aesm.chat.view import ChatView
 from aesm.commands.client import ClientCommand, utf8
 from aesm.commands.connect import checkEndpoint, runLineClient
 from aesm.commands.formats import PLAIN, Form
+from aesm.commands.options import inOptions
 from aesm.commands.output import writeError
 from aesm.errors import AESMError
 from aesm.messages.stream import Packet
@@ -125,8 +126,11 @@ async def runChat(
             await _runTerminal(reactor, endpoint, nick, **options)
         else:
             await _runWindow(reactor, face, endpoint, nick, **options)
-    except (AESMError, ValueError) as error:
+    except AESMError as error:
         writeError(str(error))
+        return 1
+    except ValueError as error:
+        writeError(inOptions(str(error), options))
         return 1
     return 0
 

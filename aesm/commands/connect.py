@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError
@@ -30,6 +30,7 @@ from aesm.client.service import ClientService
 from aesm.commands.client import ClientCommand
 from aesm.commands.formats import JSON, PLAIN, Form
 from aesm.commands.main import reportingTrust
+from aesm.commands.options import endpointReason, inOptions
 from aesm.commands.output import OutputLost, writeError
 from aesm.commands.stdio import LineTooLong, Stdio, openStdio
 from aesm.errors import (
@@ -181,8 +182,10 @@ async def connectOrReport(
         service.startService()
         await service.whenConnected(failAfterFailures=1)
         connected = True
-    except (AESMError, ValueError) as error:
+    except AESMError as error:
         writeError(str(error))
+    except ValueError as error:
+        writeError(inOptions(str(error), options))
     except (ConnectError, OSError) as error:
         reason = str(error).rstrip(".")
         writeError(f"cannot connect to {endpoint}: {reason}; does the server run?")
@@ -199,8 +202,8 @@ def checkEndpoint(reactor: Any, endpoint: str) -> bool:
         clientEndpoint(reactor, endpoint)
     except Exception as error:  # a plugin's code may parse it
         writeError(
-            f"{endpoint} is no client endpoint ({error}); name one such as "
-            "tcp:127.0.0.1:8765"
+            f"{endpoint} is no client endpoint ({endpointReason(endpoint, error)}); "
+            "name one such as tcp:127.0.0.1:8765"
         )
         return False
     return True
@@ -368,15 +371,18 @@ class LineClient:
                 await sent
 
     async def _drain(self, service: ClientService) -> None:
-        """Wait until there is room to send, or the session is over."""
+        """Wait until there is room to send, or the service stops."""
         former = service.former
-        if former is None or former.isClosing:
-            return
-        room = former.drain()
+        isOver = former is None or former.isClosing
+        room = service.drain() if isOver else cast("Connection", former).drain()
         if not room.called:
             self._track(self._number)
         with suppress(ConnectionClosed):
             await room
+            return
+        # What never left in that session waits for the next one.
+        with suppress(ConnectionClosed):
+            await service.drain()
 
     async def _sendLine(self, service: ClientService, line: bytes) -> None:
         """Send a line, or say why not; raises if nothing can be sent any more."""

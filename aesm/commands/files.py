@@ -26,6 +26,7 @@ from zope.interface import implementer
 from aesm.commands.client import ClientCommand
 from aesm.commands.connect import connectOrReport, stopReason
 from aesm.commands.main import reportingTrust
+from aesm.commands.options import inOptions, listenEndpoint
 from aesm.commands.output import writeError
 from aesm.commands.progress import Lines, progressFor
 from aesm.commands.sending import Sending
@@ -41,6 +42,7 @@ from aesm.files.sender import Offering
 from aesm.interfaces import IClientObserver
 from aesm.messages.address import addressText
 from aesm.messages.connection import Connection
+from aesm.secure.listening import serverEndpoint
 from aesm.server.service import Server, listen
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey
@@ -75,6 +77,8 @@ class _FileCommand(ClientCommand):
             )
         if self["any-client"] and (self.pins or not listening):
             raise usage.UsageError("--any-client is for --listen without --pin")
+        if listening:
+            listenEndpoint("listen", self["listen"], serverEndpoint)
 
     def clientOptions(self) -> dict[str, Any]:
         """Make what C{connect} and C{listen} take: people have one key."""
@@ -413,7 +417,8 @@ class _Meeting:
                 self._reactor, endpoint, handler=handler, **self._options, **more
             )
         except (AESMError, CannotListenError, OSError, ValueError) as error:
-            writeError(f"cannot listen on {endpoint}: {error}")
+            reason = inOptions(str(error), self._options)
+            writeError(f"cannot listen on {endpoint}: {reason}")
             return None
         where = server.address
         there = f"tcp:HOST:{where[1]}" if isinstance(where, tuple) else f"unix:{where}"

@@ -5,22 +5,35 @@ What the command lines of clients and servers have in common.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
+from twisted.internet.interfaces import (
+    IStreamServerEndpoint,
+    IStreamServerEndpointStringParser,
+)
+from twisted.plugin import getPlugins
+from twisted.python import usage
+
+from aesm.commands.command import NotUsable
 from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey
 
 __all__ = [
     "CLUSTER_OPTIONS",
+    "DEFAULT_LISTEN",
     "DEFAULT_NAME",
     "NAME_OPTION",
+    "endpointReason",
     "inCode",
     "inOptions",
+    "listenEndpoint",
     "ownKey",
 ]
 
 DEFAULT_NAME = "aesm"
+DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
 # For C{optParameters} of C{usage.Options}.
 NAME_OPTION = [
     *("name", None, DEFAULT_NAME),
@@ -37,6 +50,21 @@ CLUSTER_OPTIONS = [
     ["cluster-name", None, "aesm", "What the cluster is called there."],
     ["cluster-password", None, None, "File of the engine's password, mode 0600."],
 ]
+# What Python says of an endpoint string's words, which are arguments to it.
+_PYTHON_SAYS = {
+    re.compile(pattern): words
+    for pattern, words in (
+        (r"\(\) got an unexpected keyword argument '(\w+)'$", "{}: has no {}="),
+        (r"\(\) got multiple values for argument '(\w+)'$", "{}: has one {} only"),
+        (r"\(\) missing \d+ required .* arguments?: (.+)$", "{}: needs a {}"),
+        (r"\(\) takes .* arguments? but (\d+) .* given$", "{}: has not so many words"),
+        (r"^invalid literal for int\(\) .*: (.+)$", "{}: {!r} is not a number"),
+        (r"^could not convert string to float: (.+)$", "{}: {!r} is not a number"),
+    )
+}
+
+# A word by itself, in an error's text, and what marks it as a name in code.
+_WORD = re.compile(r"(?<![^\s(])(\w+)(=?)(?=[\s,;:.)]|$)")
 
 
 def inCode(option: str) -> str:
@@ -50,12 +78,67 @@ def inOptions(error: str, options: Iterable[str]) -> str:
     Put the words of an error about arguments in code into those of a command line.
 
     @param options: that there are.
-    @return: one line, which begins with an option's name if that of the argument in
-        code was its first word.
+    @return: one line.  Arguments in code are what it begins with, words with a C{=}
+        behind them, and those that are in mixed case.
     """
     spelling = {inCode(option): f"--{option}" for option in options}
-    first, blank, rest = escape(error).partition(" ")
-    return spelling.get(first, first) + blank + rest
+
+    def spelled(match: re.Match[str]) -> str:
+        """Spell what is an option's name, and nothing else in this place."""
+        word, follows = match[1], match[2]
+        isName = not match.start() or follows or not word.islower()
+        if word not in spelling or not isName:
+            return match[0]
+        return spelling[word] + follows.removesuffix("=")
+
+    return _WORD.sub(spelled, escape(error))
+
+
+def endpointReason(text: str, error: Exception) -> str:
+    """
+    Say why an endpoint's string means none, where the error has words of Python for it.
+
+    @param text: the string.
+    @param error: what parsing it has raised.
+    """
+    said = escape(str(error))
+    kind = text.partition(":")[0]
+    if said.startswith("Unknown endpoint type") and any(
+        plugin.prefix == kind
+        for plugin in getPlugins(IStreamServerEndpointStringParser)
+    ):
+        return f"{kind}: is for servers only"
+    for pattern, words in _PYTHON_SAYS.items():
+        if match := pattern.search(said):
+            return words.format(kind, match[1].replace("'", ""))
+    return said
+
+
+def listenEndpoint(
+    option: str, text: str, parse: Callable[[object, str], IStreamServerEndpoint]
+) -> IStreamServerEndpoint:
+    """
+    Parse an endpoint's string, which was given with an option.
+
+    @param parse: is called with the reactor and the string.
+    @raise usage.UsageError: it means none; says why.
+    """
+    from twisted.internet import reactor
+
+    try:
+        return parse(reactor, text)
+    except Exception as error:  # a plugin's code may parse it
+        if text.startswith("systemd:") and isinstance(error, LookupError):
+            # Twisted wants all three variables, though sd_listen_fds(3) does not.
+            raise NotUsable(
+                f"--{option} '{escape(text)}': no such socket was handed over; what "
+                "starts us sets LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, which "
+                "names each, with colons in between"
+            ) from None
+        raise usage.UsageError(
+            f"--{option} '{escape(text)}' is no server endpoint "
+            f"({endpointReason(text, error)}); name one such as {DEFAULT_LISTEN}"
+        ) from None
 
 
 def ownKey(path: str | None) -> PrivateKey | None:

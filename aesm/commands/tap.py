@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -24,10 +24,12 @@ from aesm.commands.control import CONTROL_FILE
 from aesm.commands.daemon import AESMService
 from aesm.commands.options import (
     CLUSTER_OPTIONS,
+    DEFAULT_LISTEN,
     DEFAULT_NAME,
     NAME_OPTION,
     inCode,
     inOptions,
+    listenEndpoint,
     ownKey,
 )
 from aesm.core.messages.hello import DEFAULT_HEARTBEAT, DEFAULT_MAX_MESSAGE
@@ -46,8 +48,6 @@ from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import nextKeyOf
 
 __all__ = ["Options", "ServerOptions", "makeService"]
-
-DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
 
 _NUMBERS = {
     "max-connections": int,
@@ -277,9 +277,9 @@ class ServerOptions(usage.Options):
                 "memory no other process can have"
             )
         for text in self["listen"] or [DEFAULT_LISTEN]:
-            self.endpoints[text] = _endpoint("listen", text, serverEndpoint)
+            self.endpoints[text] = listenEndpoint("listen", text, serverEndpoint)
         if self["status"] is not None:
-            self.status = _endpoint("status", self["status"], _statusEndpoint)
+            self.status = listenEndpoint("status", self["status"], _statusEndpoint)
         elif self["status-anyone"]:
             raise usage.UsageError("--status-anyone: say where, with --status")
         if self["activity-log"] is not None:
@@ -380,28 +380,6 @@ def makeService(options: ServerOptions) -> AESMService:
 def _makers() -> dict[str, IMessageHandlerMaker]:
     """Find the plugins that make handlers."""
     return {maker.name: maker for maker in getPlugins(IMessageHandlerMaker)}
-
-
-def _endpoint(
-    option: str, text: str, parse: Callable[[object, str], IStreamServerEndpoint]
-) -> IStreamServerEndpoint:
-    """Parse an endpoint's string, which was given with an option."""
-    from twisted.internet import reactor
-
-    try:
-        return parse(reactor, text)
-    except Exception as error:  # a plugin's code may parse it
-        if text.startswith("systemd:") and isinstance(error, LookupError):
-            # Twisted wants all three variables, though sd_listen_fds(3) does not.
-            raise NotUsable(
-                f"--{option} '{escape(text)}': no such socket was handed over; what "
-                "starts us sets LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, which "
-                "names each, with colons in between"
-            ) from None
-        raise usage.UsageError(
-            f"--{option} '{escape(text)}' is no server endpoint "
-            f"({escape(str(error))}); name one such as {DEFAULT_LISTEN}"
-        ) from None
 
 
 def _statusEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:

@@ -71,6 +71,9 @@ _QUEUE = re.compile(r"^((?:haproxy:)?(?:tcp|tcp6|ssl|unix):)")
 _PLAIN = re.compile(
     r"^(websocket:)?((haproxy:)?(tcp|tcp6|unix|systemd|reuseport):|(?<=:)\d+)"
 )
+_PORT = re.compile(
+    r"(?:haproxy:)?(?:tcp6?|ssl):(?:(?:.*:)?port=)?(-?[0-9]+)(?::|$)", re.DOTALL
+)
 STARTUP = 1.0  # seconds in which a server that has its socket's name listens at it
 
 
@@ -79,8 +82,12 @@ def serverEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
     Parse a server endpoint's string; where it does not say how many connections may
     wait to be accepted, all clients of a server that was started again may.
 
+    @raise ValueError: its port is none, which Twisted would say when it listens.
     @see: C{twisted.internet.endpoints.serverFromString}
     """
+    port = _PORT.match(text)
+    if port is not None and not 0 <= int(port[1]) < 1 << 16:
+        raise ValueError(f"a port is 0 to 65535, not {port[1]}")
     # Of two values the last one counts, and that is not ours.
     with suppress(TypeError):  # it has one that is not named
         given = _QUEUE.sub(rf"\1backlog={BACKLOG}:", text)
@@ -262,7 +269,8 @@ def _portSays(factory: SecureFactory, others: ILogObserver, event: LogEvent) -> 
             _addressIn(event.get("address")),
             Refused(
                 f"the system has no connection for us ({reason}): raise the limit on "
-                "open files (ulimit -n, LimitNOFILE=), or lower maxConnections",
+                "open files (ulimit -n, LimitNOFILE=), or lower maxConnections "
+                "(--max-connections)",
                 Kind.NO_FILES,
             ),
         )

@@ -120,9 +120,9 @@ class Places:
         possible = self._possible
         if self.maxConnections > possible:
             _log.warn(
-                "maxConnections is {most}, but the limit on open files allows only "
-                "{possible}, which is how many are let in: raise it (ulimit -n, "
-                "LimitNOFILE=)",
+                "maxConnections (--max-connections) is {most}, but the limit on open "
+                "files allows only {possible}, which is how many are let in: raise it "
+                "(ulimit -n, LimitNOFILE=)",
                 most=self.maxConnections,
                 possible=possible,
             )
@@ -222,16 +222,18 @@ class Places:
         if host is not None and self._hosts.count(host) >= self.maxPerHost:
             return (
                 f"{self._hosts.count(host)} connections of this host are open: no more "
-                "than maxConnectionsPerHost"
+                "than maxConnectionsPerHost (--max-connections-per-host)"
             )
         if key is not None and self._keys.count(key) >= self.maxPerKey:
             return (
                 f"{self._keys.count(key)} connections of this key are open: no more "
-                "than a quarter of maxConnections, or maxConnectionsPerHost"
+                "than a quarter of maxConnections (--max-connections), or "
+                "maxConnectionsPerHost (--max-connections-per-host)"
             )
         if len(self._hosts) >= self._most and self.yielding(host, key) is None:
             return (
-                f"{len(self._hosts)} connections are open: no more than maxConnections"
+                f"{len(self._hosts)} connections are open: no more than maxConnections "
+                "(--max-connections)"
             )
         return None
 

@@ -58,7 +58,7 @@ def storeOpener(
     if engine["cluster"] is None:
         return openSpool
     if openSpool is not None:
-        raise ValueError("cluster takes the place of spool: give one of them")
+        raise ValueError("cluster= takes the place of spool=: give one of them")
     return engineOpener(
         *engine.values(), grace=grace, perKey=PER_KEY.get(perKey, 0), clock=clock
     )

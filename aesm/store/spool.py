@@ -440,14 +440,15 @@ class Spool:
         if self.failure is None:
             _log.error(
                 "cannot write {path}: {reason}; nothing more is accepted until it can "
-                "be written: see that its disk works and has room, and spoolMax, too",
+                "be written: see that its disk works and has room, and spoolMax "
+                "(--spool-max), too",
                 path=str(self.path),
                 reason=reason,
             )
         # A new one each time: the text says what is wrong now.
         self.failure = SpoolError(
             f"cannot write {self.path}: {reason}; try again when its disk works and "
-            "has room, and spoolMax, too"
+            "has room, and spoolMax (--spool-max), too"
         )
         batch.add(self._next)
         refused = batch.giveUpBegun()

@@ -384,6 +384,18 @@ class LineClientTests(SynchronousTestCase):
         self.assertEqual(again, "aesm: connected again, in a new session")
         self.assertIn("line 2 of the input is not sent: a message of 11", complaint)
 
+    def test_noRoomWithoutSession(self) -> None:
+        """More of it than there is room for is left in the input until there is one."""
+        self.begin(client={"sendBuffer": 1000})
+        self.accepted.closeWith(1013, "full")
+        self.network.deliver()
+        lines = [f"{number:099}" for number in range(30)]
+        self.type("".join(f"{line}\n" for line in lines).encode())
+        self.assertEqual(self.transport.producerState, "paused")
+        self.network.advance(1)
+        self.assertEqual(self.received(), lines)
+        self.assertEqual(self.said()[-1], "aesm: connected again, in a new session")
+
     def test_backPressure(self) -> None:
         """Input waits while the peer takes nothing, and goes on when it does."""
         self.begin(receiveBuffer=1000, client={"sendBuffer": 10_000})
@@ -449,6 +461,7 @@ class LineClientTests(SynchronousTestCase):
         (complaint,) = self.said()
         self.assertIn("line 2 of the input is not sent", complaint)
         self.assertIn("11 bytes", complaint)
+        self.assertIn("--max-message", complaint)
 
     def test_tooLong(self) -> None:
         """A line without an end ends everything, in order."""
@@ -533,9 +546,13 @@ class ConnectTests(SynchronousTestCase):
         """What is no endpoint is shown, and what would be one."""
         self.assertSaid(self.attempt("what:127.0.0.1:8765"), "tcp:127.0.0.1:8765")
 
+    def test_noPort(self) -> None:
+        """What it lacks is said of the endpoint, not of arguments of Python."""
+        self.assertSaid(self.attempt("tcp:host"), "(tcp: needs a port)")
+
     def test_badOption(self) -> None:
         """An option can be wrong."""
-        self.assertSaid(self.attempt("unix:/nobody", name="x" * 256), "255 bytes")
+        self.assertSaid(self.attempt("unix:/nobody", name="x" * 256), "aesm: --name is")
 
     def test_refused(self) -> None:
         """Nobody listens."""

@@ -102,6 +102,9 @@ class FileOptionsTests(CommandTestCase):
             [LISTEN, PIN, "--any-client"],
             ["tcp:h:1", "--any-client"],
             [LISTEN, PIN, "--any-server"],
+            ["--listen=tcp:99999", PIN],
+            ["--listen=tcp:1:colour=red", PIN],
+            ["--listen=systemd:domain=INET:index=0", PIN],
             ["tcp:h:1", PIN, "--any-server"],
         ):
             self.bad("receive", *wrong)

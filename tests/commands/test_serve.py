@@ -163,6 +163,7 @@ class ServeOptionsTests(CommandTestCase):
             ["--max-message", "many"],
             ["--heartbeat", "-1"],
             ["--listen", "nosuch:1"],
+            ["--listen", "tcp:99999"],
             ["--log-level", "critical"],
             ["--log-format", "xml"],
             ["--reactor", "nosuch"],

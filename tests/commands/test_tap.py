@@ -205,7 +205,11 @@ class OptionsTests(TapTestCase):
             (("--cluster", "http://127.0.0.1"), "redis+sentinel"),
             ((*engine, "--cluster-sync", "all"), "--cluster-sync must be"),
             ((*engine, "--node", "a b"), "--node must be"),
-            ((*engine, "--spool", str(self.home / "spool")), "give one of them"),
+            (
+                (*engine, "--spool", str(self.home / "spool")),
+                "--cluster takes the place of --spool: give one of them",
+            ),
+            ((*engine, "--cluster-name", "{}"), "--cluster-name is"),
             ((*engine, "--upgrade"), "one by one"),
             ((*engine, "--cluster-password", str(self.home / "none")), "0600"),
             ((*engine, "--cluster-key", str(password)), "base64"),
@@ -323,7 +327,7 @@ class WrongOptionsTests(TapTestCase):
 
     def test_endpoints(self) -> None:
         """What is no endpoint is shown, and what would be one."""
-        for listen in ("8765", "tcp:", "nosuch:1", ""):
+        for listen in ("8765", "tcp:", "nosuch:1", "", "tcp:99999", "tcp6:-1"):
             text = self.refuse("--listen", listen)
             self.assertIn(repr(listen), text)
             self.assertIn("tcp:8765:interface=127.0.0.1", text)

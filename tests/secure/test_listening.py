@@ -82,6 +82,21 @@ class ServerEndpointTests(SynchronousTestCase):
         self.assertRaises(ValueError, serverEndpoint, reactor, "tcp:x")
         self.assertRaises(TypeError, serverEndpoint, reactor, "tcp:1:colour=red")
 
+    def test_port(self) -> None:
+        """A port that is none is refused before anybody listens."""
+        reactor: Any = MemoryReactor()
+        for text in (
+            "tcp:65536",
+            "tcp:-1",
+            "tcp:interface=127.0.0.1:port=99999",
+            "tcp6:99999:backlog=7",
+            "haproxy:tcp:99999",
+        ):
+            error = self.assertRaises(ValueError, serverEndpoint, reactor, text)
+            self.assertIn("0 to 65535", str(error), text)
+        for text in ("tcp:65535", "tcp:0:backlog=99999"):
+            serverEndpoint(reactor, text)
+
 
 class InheritTests(TestCase):
     """A socket that another process listens on, too."""

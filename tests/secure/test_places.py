@@ -356,7 +356,7 @@ class InsideTests(SynchronousTestCase):
         """There is room for so many of one host; what has no host is not limited."""
         places = makePlaces(9, 2)
         first, _ = self.enter(places, "a1 a2")
-        self.assertIn("maxConnectionsPerHost", places.refusal("a") or "")
+        self.assertIn("--max-connections-per-host", places.refusal("a") or "")
         self.assertIsNone(places.refusal("b"))
         places.leave(first)
         self.assertIsNone(places.refusal("a"))
@@ -394,7 +394,7 @@ class InsideTests(SynchronousTestCase):
         places = makePlaces(9, 1)
         (first,) = self.enter(places, "a1")
         places.replace(first, "other")
-        self.assertIn("maxConnectionsPerHost", places.refusal("a") or "")
+        self.assertIn("--max-connections-per-host", places.refusal("a") or "")
         places.leave("other")
         self.assertIsNone(places.refusal("a"))
 

@@ -9,8 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
+from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SkipTest
 
 from aesm import (
@@ -1629,6 +1630,26 @@ class ClientTests(SpoolTestCase):
         self.network.deliver()
         self.successResultOf(sent)
         self.assertEqual(self.taking(self.accepted.retrieved)[0], "a")
+
+    def test_noRoomInApplication(self) -> None:
+        """
+        One that an application stops, which could do nothing about it, says in the log
+        that not all could be written.
+        """
+        application = MultiService()
+        self.serving(spool=None)
+        client = self.client()
+        client.setServiceParent(application)
+        self.worker.room = False
+        client.sendData("a")
+        with capturedLogs() as events:
+            self.network.deliver()
+            stopped = application.stopService()
+            self.network.advance(20)
+        self.assertEqual(self.successResultOf(stopped), [(True, None)])
+        said = [formatEvent(event) for event in events]
+        self.assertEqual(len([each for each in said if "not write all" in each]), 1)
+        self.worker.room = True
 
     def test_noRoomInTurn(self) -> None:
         """

@@ -172,9 +172,13 @@ class FilesTests(ProcessTestCase):
 
     def test_cannotListen(self) -> None:
         """Where it cannot listen it says why."""
-        process = self.aesm("receive", "--listen=tcp:x", "--any-client")
-        self.assertEqual(process.wait(), 1)
-        self.assertRegex(process.errors, r"\Aaesm: cannot listen on tcp:x: [^\n]*\n\Z")
+        for where, words in (
+            ("tcp:x", "--listen 'tcp:x' is no server endpoint"),
+            ("unix:/nosuch/x", "cannot listen on unix:/nosuch/x: "),
+        ):
+            process = self.aesm("receive", f"--listen={where}", "--any-client")
+            self.assertEqual(process.wait(), 1)
+            self.assertRegex(process.errors, rf"\Aaesm: {words}[^\n]*\n\Z")
         process = self.aesm("send", "a.bin", "tcp:127.0.0.1:1")
         self.assertEqual(process.wait(), 1)
         self.assertIn("at 127.0.0.1:1; does the server run?", process.errors)

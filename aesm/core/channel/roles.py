@@ -69,7 +69,8 @@ class _Handshake(Channel):
         except TamperedRecord:
             raise NameOrKeyMismatch(
                 "the handshake does not authenticate: the other side has another "
-                "name= or psk=, or somebody altered it; give both sides the same"
+                "name= or psk= (--name, --psk), or somebody altered it; give both "
+                "sides the same"
             ) from None
         publicKey = self._noise.rs
         if publicKey is not None:
@@ -110,7 +111,8 @@ class ClientChannel(_Handshake):
             # Anybody may have written it, and it ends in logs and on terminals.
             reason = "".join(chr(c) if 32 <= c < 127 else "?" for c in body)
             advice = _ADVICE.get(
-                reason, "choose suites= to match, or give both sides the same psk="
+                reason,
+                "choose suites= to match, or give both sides the same psk= (--psk)",
             )
             raise OfferRefused(
                 f"the server refused our offer of {self.suite}; it says, "
@@ -160,12 +162,13 @@ class ClientChannel(_Handshake):
         if self._settings.psk is not None:
             return NoAnswer(
                 "the server closed the connection without an answer: most likely its "
-                "psk= or name= differs from ours; give both sides the same. Else one "
-                "side talks messages, and the other a byte stream"
+                "psk= or name= differs from ours (--psk, --name); give both sides the "
+                "same. Else one side talks messages, and the other a byte stream"
             )
         return NoAnswer(
-            "the server closed the connection without an answer: it may need a psk=, "
-            "take no more connections, or speak another protocol; its log says why"
+            "the server closed the connection without an answer: it may need a psk= "
+            "(--psk), take no more connections, or speak another protocol; its log "
+            "says why"
         )
 
 
@@ -253,8 +256,8 @@ class ServerChannel(_Handshake):
                 return NothingSaid("the client closed the connection without a word")
             return HandshakeError("the client closed the connection without an offer")
         return HandshakeError(
-            "the client closed the connection in the handshake: our name= may differ "
-            "from its own, or it does not trust our key"
+            "the client closed the connection in the handshake: our name= (--name) "
+            "may differ from its own, or it does not trust our key"
         )
 
 

@@ -288,8 +288,8 @@ class Outbox:
         size, kind = len(body), kind or type(body)
         if size > self._maxMessage and (most := sizeOf(body, kind)) > self._maxMessage:
             raise MessageTooBig(
-                f"a message of {most} bytes; the peer takes at most "
-                f"{self._maxMessage}: split it, or raise maxMessage= there"
+                f"a message of {most} bytes; at most {self._maxMessage} are taken: "
+                "split it, or raise the peer's maxMessage= (--max-message)"
             )
         cost = size + MESSAGE_OVERHEAD
         batch = self.open

@@ -929,6 +929,7 @@ class InterruptionTests(SynchronousTestCase):
         error = failure(makeChannels(withPSK(XX))[0].transportEnded())
         self.assertIsInstance(error, NameOrKeyMismatch)
         self.assertIn("psk= or name= differs", str(error))
+        self.assertIn("--psk", str(error))
         for data in (b"\x00", b"\x00\x00", b"\x00\x00\x00\x05refu"):
             client = makeChannels()[0]
             self.assertEqual(client.receive(data), [])
