@@ -11,7 +11,7 @@ from statistics import median
 import matplotlib
 
 from benchmarks.report import Results, show
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import WORKLOADS, Workload
 
 matplotlib.use("svg")
 
@@ -44,11 +44,16 @@ def draw(results: Results, folder: Path) -> None:
     shown = [each for each in shown if each in results.workloads]
     if shown:
         for file, colours in COLOURS.items():
-            _draw(results, [each.name for each in shown], folder / file, *colours)
+            _draw(results, shown, folder / file, *colours)
 
 
 def _draw(
-    results: Results, shown: list[str], file: Path, text: str, own: str, others: str
+    results: Results,
+    shown: list[Workload],
+    file: Path,
+    text: str,
+    own: str,
+    others: str,
 ) -> None:
     """Draw once, in these colours."""
     pyplot.rc("svg", hashsalt="aesm", fonttype="none")  # text that stays text
@@ -56,8 +61,7 @@ def _draw(
     pyplot.rc("text", color=text)
     pyplot.rc("ytick", color=text)
     pyplot.rc("axes", edgecolor=text, labelcolor=text)
-    peers = [peer for peer in reversed(results.peers) if peer not in IN_CLEAR]
-    figures = {each.name: each.figures[0] for each in results.workloads}
+    peers = [each for each in reversed(results.taking(shown)) if each not in IN_CLEAR]
     rows = -(-len(shown) // 2)
     height = rows * (0.9 + 0.23 * len(peers))
     picture, axes = pyplot.subplots(
@@ -65,10 +69,10 @@ def _draw(
     )
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
-    for axis, name in zip(axes.flat, shown, strict=False):
-        title, divisor = PANELS[name]
-        figure = figures[name]
-        runs = [results.values(name, peer, figure.name) for peer in peers]
+    for axis, workload in zip(axes.flat, shown, strict=False):
+        title, divisor = PANELS[workload.name]
+        figure = workload.figures[0]
+        runs = [results.values(workload.name, peer, figure.name) for peer in peers]
         values = [median(run) / divisor if run else 0 for run in runs]
         colours = [own if peer.startswith("aesm") else others for peer in peers]
         bars = axis.barh([results.peers[peer] for peer in peers], values, color=colours)

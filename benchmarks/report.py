@@ -70,6 +70,13 @@ class Results:
         """Take down one run; None for one that failed."""
         self._runs.setdefault((workload, peer), []).append(figures)
 
+    def taking(self, workloads: Sequence[Workload]) -> list[str]:
+        """List the peers that took part in any of some workloads."""
+        runs = {
+            peer for name, peer in self._runs if name in {w.name for w in workloads}
+        }
+        return [peer for peer in self.peers if peer in runs]
+
     def values(self, workload: str, peer: str, name: str) -> list[float]:
         """
         List what the runs that did not fail gave.
@@ -198,10 +205,10 @@ class Results:
             _row(["peer", *(workload.title for workload in shown)]),
             _row(["---", *["---:"] * len(shown)]),
         ]
-        for peer, name in self.peers.items():
+        for peer in self.taking(shown):
             if peer != REFERENCE:
                 cells = [self._ratio(each, peer, each.figures[0]) for each in shown]
-                lines.append(_row([name, *cells]))
+                lines.append(_row([self.peers[peer], *cells]))
         return [*lines, ""]
 
     def _ratio(self, workload: Workload, peer: str, figure: Figure) -> str:

@@ -164,12 +164,12 @@ class ReportTests(SynchronousTestCase):
     delay = Figure("first", "ms", higher=False, label="first")
     workloads = (
         Workload("a", "stream", "Small ones", (rate,)),
-        Workload("b", "far", "Far away", (delay,), trip=20, peers=("x",)),
+        Workload("b", "far", "Far away", (delay,), trip=20, peers=("x", "z")),
     )
 
     def setUp(self) -> None:
         """Measure something."""
-        peers = {"twistedtls": "TLS", "x": "other", "y": "third"}
+        peers = {"twistedtls": "TLS", "x": "other", "y": "third", "z": "far"}
         self.results = Results(peers, self.workloads)
         for rate in (1000.0, 2000.0, 4000.0):
             cpu = {"rate.server": 2.0, "rate.client": rate / 100}
@@ -179,6 +179,7 @@ class ReportTests(SynchronousTestCase):
         self.results.add("a", "x", None)
         self.results.add("a", "y", None)
         self.results.add("b", "x", {"first": 70.0})
+        self.results.add("b", "z", {"first": 80.0})
 
     def test_names(self) -> None:
         """Who takes part has a name and a module."""
@@ -196,7 +197,7 @@ class ReportTests(SynchronousTestCase):
     def test_table(self) -> None:
         """
         There are ratios of what all do; then medians, ranges and processor time, and
-        times in round trips.  Who failed says so.
+        times in round trips.  Who failed says so, and who takes no part is not there.
         """
         expected = """\
 ## Times better than Twisted, TLS 1.3
@@ -219,6 +220,7 @@ class ReportTests(SynchronousTestCase):
 | peer | ms | range | ratio | in round trips |
 | --- | ---: | ---: | ---: | ---: |
 | other | 70 | 70 to 70 |  | 3.50 |
+| far | 80 | 80 to 80 |  | 4.00 |
 """
         self.assertEqual(self.results.table(), expected)
 
