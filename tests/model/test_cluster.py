@@ -722,13 +722,7 @@ class ClusterModelTests(SynchronousTestCase):
 class BrokenTests(SynchronousTestCase):
     """The model finds what it is there to find."""
 
-    def finds(
-        self,
-        name: str,
-        text: str,
-        fault: str,
-        machine: type[ClusterMachine] = ClusterMachine,
-    ) -> None:
+    def finds(self, name: str, text: str, fault: str) -> None:
         """
         Check that a script with a fault breaks a rule.
 
@@ -743,7 +737,7 @@ class BrokenTests(SynchronousTestCase):
         broken = Script(script.name, source.replace(text, fault).encode())
         for module in users:
             self.patch(module, name, broken)
-        self.fails(machine)
+        self.fails()
 
     def fails(self, machine: type[ClusterMachine] = ClusterMachine) -> None:
         """Check that a rule is broken."""
@@ -814,7 +808,3 @@ class BrokenTests(SynchronousTestCase):
         """Nor is what was sent to others."""
         self.patch(Sent, "missing", lambda self, last, due, forked: [])
         self.fails(FailoverMachine)
-
-    def test_sentTwice(self) -> None:
-        """It is sent again to who has it."""
-        self.finds("COMMIT", "or restoring and isIn(name)", "", FailoverMachine)
