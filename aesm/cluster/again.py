@@ -30,6 +30,8 @@ __all__ = ["MAX_SENT", "Sent", "again"]
 
 MAX_SENT = 8 << 20  # bytes that are kept of what was sent
 
+AGAIN = ("send", "read")  # what can be said again
+
 _log = Logger(namespace="aesm.cluster")
 
 
@@ -42,10 +44,14 @@ class Sent:
         self._kept: deque[tuple[int, Call]] = deque()
         self._size = 0
         self._dropped = 0  # the last that is not kept any more
+        self._told = 0  # the last that told all something
 
     def add(self, number: int, call: Call) -> None:
         """Keep what a call sent to others, if it did."""
-        if not call.effects:
+        operations = {effect.operation for effect in call.effects}
+        if not operations.isdisjoint(("log", "gone")):
+            self._told = number
+        if operations.isdisjoint(AGAIN):
             return
         self._kept.append((number, Call.naming(call.named, call.effects)))
         self._size += _sizeOf(call)
@@ -55,8 +61,8 @@ class Sent:
 
     def missing(self, last: int, due: int, forked: Collection[str]) -> list[Call]:
         """
-        Tell what an engine lacks, and operators what of it cannot be said again: what
-        all were told, since who has got that keeps it.
+        Tell what an engine lacks, and operators if some of it cannot be said again:
+        what all were told, since who has got that keeps it.
 
         @param last: the number of the last call that it has.
         @param due: that of the first which it is told behind what it lacks.
@@ -65,23 +71,25 @@ class Sent:
         @return: what is to be said to it, as no numbered call.
         """
         kept, self._kept, self._size = self._kept, deque(), 0
-        missing, lost = [], int(self._dropped > last)
+        missing, lost = [], max(self._told, self._dropped)
+        if self._told > last:
+            self._told = 0
         for number, call in kept:
             if number > last:
-                number = due
                 for at, effect in enumerate(call.effects):
-                    isAgain = effect.operation in ("send", "read")
-                    if not isAgain or effect.cause in forked:
-                        lost += effect.data is not None
+                    isForked = effect.cause in forked
+                    if isForked or effect.operation not in AGAIN:
+                        lost = max(lost, number * isForked)
                         call.effects[at] = SKIPPED
                 missing.append(call)
+                number = due
             self._kept.append((number, call))
             self._size += _sizeOf(call)
-        if lost:
+        if lost > last:
             _log.error(
-                "the engine lacks {count} messages or more that went to others: they "
-                "may be lost",
-                count=lost,
+                "some of what went to all nodes and other sessions in {count} batches "
+                "may be lost: the engine lacks it",
+                count=lost - max(last, 0),
             )
         return missing
 
