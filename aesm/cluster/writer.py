@@ -479,7 +479,7 @@ class Writer:
         """It has everything of this node again."""
         due = self.number + 1
         found.tell(self.number)
-        self._missing = self._sent.missing(found.last, due, found.forked)
+        self._missing = self._sent.missing(found.last, due)
         if self._calls and found.last < due:
             self._calls[0].isDoubtful = True
         self.leave({name: True for name in found.moved if name in self.ours})
@@ -502,7 +502,7 @@ class Writer:
             else:
                 self._pause = self._clock.callLater(RETRY, self._settle)
             return
-        known = (self._missing, self._grace, self._sealer)
+        known = (self._missing, self.ours, self._grace, self._sealer)
         said = Deferred.fromCoroutine(again(self._engine, *known))
         said.addCallbacks(self._cbAllThere, self._ebLooked)
         said.addErrback(lambda failure: _log.failure("a bug", failure))
