@@ -42,8 +42,9 @@ class Sent:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        # Numbers of calls and what they sent: an engine that has the call has that.
-        self._kept: deque[tuple[int, Call]] = deque()
+        # Numbers of calls, how many bytes, and what they sent: an engine that has the
+        # call has that.
+        self._kept: deque[tuple[int, int, Call]] = deque()
         self._size = 0
         self._dropped = 0  # the last that is not kept any more
         self._told = 0  # the last that told all something
@@ -55,11 +56,12 @@ class Sent:
             self._told = number
         if operations.isdisjoint(AGAIN):
             return
-        self._kept.append((number, Call.naming(call.named, call.effects)))
-        self._size += _sizeOf(call)
+        size = sum([effect.size for effect in call.effects])
+        self._kept.append((number, size, Call.naming(call.named, call.effects)))
+        self._size += size
         while self._size > MAX_SENT:
-            self._dropped, oldest = self._kept.popleft()
-            self._size -= _sizeOf(oldest)
+            self._dropped, size, _ = self._kept.popleft()
+            self._size -= size
 
     def missing(self, last: int, due: int) -> list[Call]:
         """
@@ -70,11 +72,11 @@ class Sent:
         @param due: that of the first which it is told behind what it lacks.
         @return: what is to be said to it, as no numbered call.
         """
-        kept, self._kept, self._size = self._kept, deque(), 0
+        kept, self._kept = self._kept, deque()
         missing, lost = [], max(self._told, self._dropped)
         if self._told > last:
             self._told = 0
-        for number, call in kept:
+        for number, size, call in kept:
             if number > last:
                 call.effects = [
                     effect if effect.operation in AGAIN else SKIPPED
@@ -82,8 +84,7 @@ class Sent:
                 ]
                 missing.append(call)
                 number = due
-            self._kept.append((number, call))
-            self._size += _sizeOf(call)
+            self._kept.append((number, size, call))
         if lost > last:
             _log.error(
                 "some of what went to all nodes and other sessions in {count} batches "
@@ -109,41 +110,40 @@ async def again(
     @param sealer: seals what the engine keeps.
     @raise SpoolError: it cannot be done now, and has to be begun again.
     """
-    moved = full = 0
+    lost = 0
     try:
         for call in missing:
             causes = {effect.cause for effect in call.effects if effect.cause}
-            while True:
-                there = [name for name in causes if name in ours]
-                call.changes = {name: Changes() for name in there}
-                call.fences = {name: ours[name].fence for name in there}
-                before = call.effects
-                call.effects = [
-                    SKIPPED if each.cause and each.cause not in there else each
-                    for each in before
-                ]
-                moved += sum(
-                    [
-                        each.data is not None and it is SKIPPED
-                        for each, it in zip(before, call.effects, strict=True)
-                    ]
-                )
-                said = call.arguments(grace, sealer, True)
-                done = engine.call(COMMIT, engine.node, engine.line, 0, *said)
-                lost, results = await done
-                if not lost:
-                    break
-                causes = causes.difference(there[index - 1] for index, _ in lost)
-            full += sum(results[1::2])
-    finally:  # what is left out here is not counted again
-        if moved or full:
+            call.changes = {name: Changes() for name in causes}
+            # None is 0: the engine says of those that they are not ours.
+            fences = {name: ours[name].fence for name in causes & ours.keys()}
+            call.fences = dict.fromkeys(causes, 0) | fences
+            moved, results = await _say(engine, call, grace, sealer)
+            while moved:
+                lost += call.causedBy(moved)
+                call.without(moved)
+                moved, results = await _say(engine, call, grace, sealer)
+            lost += sum(results[1::2])
+    finally:  # what is left out by now is not counted again
+        if lost:
             _log.error(
                 "{count} messages to other sessions, which the engine lacks, are lost: "
                 "who caused them is at another node by now, or there is no room",
-                count=moved + full,
+                count=lost,
             )
 
 
-def _sizeOf(call: Call) -> int:
-    """Tell about how many bytes a call takes."""
-    return sum([effect.size for effect in call.effects])
+async def _say(
+    engine: Engine, call: Call, grace: int, sealer: Clear
+) -> tuple[list[str], list[int]]:
+    """
+    Say it, unless one of its sessions is not ours.
+
+    @return: those that are not; and for each message how many have it, and how many
+        have no room.
+    """
+    names = list(call.changes)
+    said = call.arguments(grace, sealer, True)
+    done = engine.call(COMMIT, engine.node, engine.line, 0, *said)
+    moved, results = await done
+    return [names[index - 1] for index, _ in moved], results

@@ -347,8 +347,8 @@ class Call:
             for part in changes.parts[True]
             if name not in names and part.cause in names
         ]
-        effects = [it for it in self.effects if it.data and it.cause in names]
-        return sum(parts) + len(effects)
+        sent = [it for it in self.effects if it.data is not None]
+        return sum(parts) + sum([effect.cause in names for effect in sent])
 
     @property
     def adds(self) -> bool:

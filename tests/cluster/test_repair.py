@@ -418,6 +418,22 @@ class RepairTests(EngineTestCase):
         self.assertTrue(any("may be lost" in line for line in told))
         self.assertEqual(self.redis.command("ZCARD", self.key("q:S")), 2)
 
+    def test_effectsForgotten(self) -> None:
+        """What is not sent again takes no room of what is."""
+        self.patch(again, "MAX_SENT", 2500)
+        self.begin("T", self.two)
+        self.old = self.redis.snapshot()
+        for _ in range(2):
+            self.two.store.send("T", "K", bytes(1000), nobody)
+            self.commit(self.two)
+        self.claimed("T", self.three)
+        self.failOver()
+        for _ in range(2):
+            self.two.store.send("", "K", bytes(1000), nobody)
+            self.commit(self.two)
+        self.failOver()
+        self.assertEqual(self.redis.command("ZCARD", self.key("q:S")), 2)
+
     def test_told(self) -> None:
         """What all were told and is missing is told of, once."""
         self.two.store.log("", b"x", lambda position, name: None)
