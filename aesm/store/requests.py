@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DurableRequests", "handing"]
 
+MAX_MICROS = (1 << 64) - 1  # docs/protocol.md, section 6
+
 
 class DurableRequests(Requests):
     """
@@ -141,9 +143,8 @@ class DurableRequests(Requests):
             request = fresh.popleft()
             cost += request.cost
             if request.isOpen:
-                data, micros = cast("str | bytes", request.data), request.time * 1e6
-                body = encodeRequest(data)
-                self.store(store, request.number, round(micros), body)
+                body = encodeRequest(cast("str | bytes", request.data))
+                self.store(store, request.number, _microsOf(request), body)
         ended, self._ended = self._ended, []
         for number, cause in ended:
             because = "" if cause is None else cause.session.name
@@ -162,6 +163,12 @@ class DurableRequests(Requests):
         self._fresh.clear()
 
 
+def _microsOf(packet: Packet) -> int:
+    """Tell when a packet was sent, as its frame does."""
+    # The latest times, of a peer that lies, are rounded up as floats, past what fits.
+    return min(round(packet.time * 1e6), MAX_MICROS)
+
+
 def handing(
     dispatcher: PacketDispatcher, packet: Packet
 ) -> tuple[int, Callable[[], object]]:
@@ -170,7 +177,7 @@ def handing(
 
     @return: what it costs, bytes; and what is to be called.
     """
-    micros, data = round(packet.time * 1e6), cast("str | bytes", packet.data)
+    micros, data = _microsOf(packet), cast("str | bytes", packet.data)
     if isinstance(packet, Answer):
         return packet.charge, partial(dispatcher.returned, micros, packet)
     if isinstance(packet, Request):

@@ -49,6 +49,29 @@ class AnswererKilledTests(SpoolTestCase):
         self.stopServer()
         self.assertEqual(self.rows(), [])
 
+    def test_latestTime(self) -> None:
+        """A time that is the latest that can be said is kept as any other."""
+        later = Later()
+        self.serving(Answerer(later))
+        client = self.service()
+        client.sendData("leaves at once")
+        answer = client.request("?")
+        batch = self.successResultOf(client.whenConnected()).session.outbox.open
+        assert batch is not None
+        batch.micros = (1 << 64) - 1
+        self.network.deliver()
+        self.killServer()
+        self.assertEqual(self.rows(), [1])
+        for _ in range(2):  # also when it was read, and is kept once more
+            handler = Answerer(Later())
+            self.serving(handler)
+            self.settle()
+            self.assertEqual(handler.asked, ["?"])
+            self.killServer()
+        self.serving(Answerer(same))
+        self.settle()
+        self.assertEqual(self.successResultOf(answer), "?")
+
     def test_sameTurn(self) -> None:
         """What is answered in the same turn is never stored apart from its answer."""
         self.byHand = True
