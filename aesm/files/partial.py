@@ -88,6 +88,7 @@ class Place:
     Where one file of one sender goes.
 
     @ivar name: what it is to be called, if that is free.
+    @ivar offer: what its sender says of it.
     @ivar path: of the file that is not complete.
     """
 
@@ -98,7 +99,7 @@ class Place:
         digest = sha256(identity.encode()).hexdigest()
         self.path = folder.path / f".aesm-{digest[:32]}.part"
         self._folder = folder
-        self._offer = offer
+        self.offer = offer
 
     def open(self) -> Opened:
         """
@@ -114,7 +115,7 @@ class Place:
         if isNew:
             self._folder.begin()
         # As any new file: the process's umask takes away what others may not do.
-        mode = 0o777 if self._offer.executable else 0o666
+        mode = 0o777 if self.offer.executable else 0o666
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, mode)
         try:
             return Opened(descriptor, self._claim(descriptor))
@@ -133,7 +134,7 @@ class Place:
         @raise RequestFailed: there are too many of that name.
         @raise OSError: that is not possible.
         """
-        os.utime(descriptor, ns=(self._offer.mtime, self._offer.mtime))
+        os.utime(descriptor, ns=(self.offer.mtime, self.offer.mtime))
         sync(descriptor)
         for name in names(self.name):
             if publish(self.path, self._folder.path / name):
@@ -155,7 +156,7 @@ class Place:
         @return: None if it is not there.
         @raise RequestFailed: all names are taken.
         """
-        wanted = self._offer.size, self._offer.mtime
+        wanted = self.offer.size, self.offer.mtime
         for name in names(self.name):
             path = self._folder.path / name
             try:
@@ -195,10 +196,10 @@ class Place:
         """
         if not stat.S_ISREG(status.st_mode):
             raise RequestFailed(FileCode.CANNOT_WRITE, "something else is in its place")
-        if status.st_size > self._offer.size:
+        if status.st_size > self.offer.size:
             os.ftruncate(descriptor, 0)
             status = os.fstat(descriptor)
-        missing = self._offer.size - status.st_size
+        missing = self.offer.size - status.st_size
         system = os.fstatvfs(descriptor)
         free = system.f_bavail * system.f_frsize
         if missing > free:

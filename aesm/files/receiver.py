@@ -42,11 +42,14 @@ from aesm.messages.connection import Connection
 from aesm.messages.stream import Packet
 from aesm.trust.files import AnyPath, expanded
 
-__all__ = ["MOST_OPEN", "FileReceiver", "Progress"]
+__all__ = ["MOST_IN_ALL", "MOST_OF_KEY", "MOST_OPEN", "FileReceiver", "Progress"]
 
 _log = Logger(namespace="aesm.files")
 
+# Each is an open file, which connections need as well; one that is there already, too.
 MOST_OPEN = 16  # files that one connection may send at the same time
+MOST_OF_KEY = 64  # the same of one key, over all its connections
+MOST_IN_ALL = 128
 
 # Is called with a file's name, the bytes of it that are there, and all that it has.
 Progress = Callable[[str, int, int], None]
@@ -242,7 +245,7 @@ class FileReceiver(MessageHandler):
     @property
     def isIdle(self) -> bool:
         """Whether no file is on its way."""
-        return not (self._incoming or self._ending)
+        return not self._open
 
     def unfinished(self, connection: Connection) -> list[str]:
         """List the names of files of which more is to come over a connection."""
@@ -286,9 +289,8 @@ class FileReceiver(MessageHandler):
         kind, fields = asked
         if kind == "offer":
             begun: Deferred[str] = Deferred()
-            offer = fields["offer"]
-            taking = self._offers.run(self._takeOffer, connection, offer, begun)
-            taking.chainDeferred(begun)
+            taking = self._takeOffer(connection, fields["offer"], begun)
+            Deferred.fromCoroutine(taking).chainDeferred(begun)
             return begun
         if kind == "end":
             self.noMoreFiles(connection)
@@ -303,6 +305,11 @@ class FileReceiver(MessageHandler):
         return finished
 
     # Parts
+
+    @property
+    def _open(self) -> list[_Incoming]:
+        """The files that are open."""
+        return [*self._incoming.values(), *self._ending.values()]
 
     def _takeChunk(self, connection: Connection, chunk: Chunk) -> str:
         """Write a chunk."""
@@ -336,14 +343,21 @@ class FileReceiver(MessageHandler):
         self.fileReceived(connection, incoming.name, self.directory / name, sha256)
         return answering(name=name)
 
-    def _takeOffer(
+    async def _takeOffer(
         self, connection: Connection, offer: Offer, begun: Deferred[str]
-    ) -> Deferred[str]:
-        """Begin to receive a file."""
-        return Deferred.fromCoroutine(self._begin(connection, offer, begun))
+    ) -> str:
+        """Begin to receive a file, once nobody is at it any more."""
+        place = Place(self._folder, offer, connection.peer)
+        while True:
+            # To complete one takes long if it is large: other offers go on meanwhile.
+            while place.path in self._ending:
+                await self._ending[place.path].closed()
+            async with self._offers:
+                if place.path not in self._ending:
+                    return await self._begin(connection, place, begun)
 
     async def _begin(
-        self, connection: Connection, offer: Offer, begun: Deferred[str]
+        self, connection: Connection, place: Place, begun: Deferred[str]
     ) -> str:
         """
         Begin to receive a file, or go on with it.
@@ -351,7 +365,7 @@ class FileReceiver(MessageHandler):
         @param begun: has fired if nobody waits for the answer any more.
         @return: the answer.
         """
-        place = Place(self._folder, offer, connection.peer)
+        offer = place.offer
         try:
             self.fileOffered(connection, place.name, offer.size)
             await self._makeRoom(connection, place)
@@ -374,17 +388,22 @@ class FileReceiver(MessageHandler):
 
         @raise RequestFailed: there are too many others.
         """
-        others = list(self._incoming.items())
-        for token, incoming in others:
+        for token, incoming in list(self._incoming.items()):
             if incoming.place.path == place.path:
                 self._end(token).close()
-        if place.path in self._ending:
-            await self._ending[place.path].closed()
-        mine = [each for _, each in others if each.connection is connection]
-        if len(mine) >= MOST_OPEN:
-            raise RequestFailed(
-                FileCode.NO_ROOM, f"{MOST_OPEN} files at the same time are the most"
-            )
+                await incoming.closed()
+        taken = [each.connection for each in self._open]
+        ofKey = [each for each in taken if each.peer == connection.peer]
+        for most, count, whose in (
+            (MOST_OPEN, ofKey.count(connection), "over one connection"),
+            (MOST_OF_KEY, len(ofKey), "of one key"),
+            (MOST_IN_ALL, len(taken), "in all"),
+        ):
+            if count >= most:
+                raise RequestFailed(
+                    FileCode.NO_ROOM,
+                    f"{most} files at the same time are the most {whose}",
+                )
 
     def _find(self, connection: Connection, token: bytes) -> _Incoming:
         """

@@ -14,8 +14,10 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
+from aesm import PrivateKey
 from aesm.errors import CloseCode, ConnectionClosed
 from aesm.files import partial
+from aesm.files import receiver as receiving
 from aesm.files.partial import MOST_PARTIAL
 from aesm.files.receiver import MOST_OPEN, FileReceiver
 from aesm.files.requests import (
@@ -178,6 +180,29 @@ class FileReceiverTests(ReceiverTestCase):
         self.offer(self.meetAgain(pair), "more")  # another one may
         self.ask(pair, asking("drop", token=token.hex()))
         self.offer(pair, "again")
+
+    def test_mostOfKey(self) -> None:
+        """
+        One key may send some over all its connections, those that are there already
+        included, since these are open files, too; others may meanwhile, up to all.
+        """
+        for bound, value in (("MOST_OF_KEY", 64), ("MOST_IN_ALL", 128)):
+            self.assertEqual(getattr(receiving, bound), value)
+        self.patch(receiving, "MOST_OF_KEY", 3)
+        self.patch(receiving, "MOST_IN_ALL", 4)
+        pair = self.meet()
+        token, _ = self.offer(pair)
+        self.chunk(pair, token, 0, b"0123456789")
+        self.done(pair, token, b"0123456789")
+        for number in range(3):
+            self.assertEqual(self.offer(self.meet(), f"{number}/a.txt")[1], 10)
+        more = offering(Offer("more", 1, 1))
+        self.assertEqual(self.ask(self.meet(), more), FileCode.NO_ROOM)
+        other, third = (self.meet(key=PrivateKey.generate()) for _ in range(2))
+        token, _ = self.offer(other)
+        self.assertEqual(self.ask(third, more), FileCode.NO_ROOM)
+        self.ask(other, asking("drop", token=token.hex()))
+        self.offer(third)
 
     def test_left(self) -> None:
         """What its sender leaves stays, and makes room for another."""
@@ -351,6 +376,33 @@ class OverlapTests(ReceiverTestCase):
         self.failureResultOf(done, ConnectionClosed)
         self.assertEqual(self.goOn(), 10)
         self.assertEqual(self.there, ["a.txt"])
+
+    def test_othersMeanwhile(self) -> None:
+        """
+        Who offers a file once more that is being completed, which takes long if it is
+        large, holds up no other file.
+        """
+        token = self.begin()
+        self.chunk(self.first, token, 4, b"456789")
+        digest = sha256(b"0123456789").hexdigest()
+        slow = self.asking(self.second, offering(Offer("c.txt", 1, 1)))
+        again = [self.asking(self.first, OFFER)]
+        asked = asking("done", token=token.hex(), sha256=digest)
+        done = self.asking(self.first, asked)
+        hashing = self.hands.waiting.pop()
+        again.append(self.asking(self.first, OFFER))
+        other = self.asking(self.second, offering(Offer("b.txt", 1, 1)))
+        self.work()
+        for each in (slow, other):
+            self.successResultOf(each)
+        for each in (done, *again):
+            self.assertNoResult(each)
+        self.hands.waiting.append(hashing)
+        self.work()
+        self.assertEqual(self.successResultOf(done), '{"name": "a.txt"}')
+        for each in again:
+            _, offset = readAnswer(self.successResultOf(each), token=str, offset=int)
+            self.assertEqual(offset, 10)
 
     def test_withdrawn(self) -> None:
         """Whoever does not wait for an answer any more holds nobody up."""
