@@ -213,6 +213,12 @@ class ConnectionManager(ConnectionOwner):
         @raise Refused: it comes back too often (1013).
         @see: docs/protocol.md, section 8
         """
+        # First of all: what is fetched from elsewhere moves, and all hear of that.
+        which, now = f"{peer} {hello.session}", self._clock.seconds()
+        if hello.session and not hello.early and not self._resumes.take(which, now):
+            raise Refused(
+                "the client comes back to its session too often", Kind.SESSION_RATE
+            )
         fetched = None if self.kept is None else self.kept.fetch(hello, peer)
         return whenKnown(fetched, self._cbFetched, peer, hello, address, name)
 
@@ -225,12 +231,7 @@ class ConnectionManager(ConnectionOwner):
         name: str | None,
     ) -> Answer[Connection]:
         """Do what C{begin} does, among the sessions that are here."""
-        former = self.sessions.find(hello, peer)
-        if former is not None:
-            if not self._resumes.take(hello.session, self._clock.seconds()):
-                raise Refused(
-                    "the client comes back to its session too often", Kind.SESSION_RATE
-                )
+        if (former := self.sessions.find(hello, peer)) is not None:
             return former
         messages = self._messages
         session = Session(

@@ -9,14 +9,17 @@ import socket
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import capturedLogs
 
 from aesm import AnyServer, ConnectionClosed, PrivateKey, connect
 from aesm.cluster.lease import TIME
 from aesm.cluster.sealing import KEY, Sealer
+from aesm.core.messages.hello import Hello
 from aesm.errors import SessionLost, SessionMoved, SpoolError
 from aesm.plugins import HandlerMaker
+from aesm.secure.refusals import Refused
+from aesm.server.manager import RESUMES_PER_SESSION
 from aesm.store.log import MAX_ENTRY
 from tests.support import engines
 from tests.support.clusters import ClusterTestCase, ServingNode
@@ -121,6 +124,26 @@ class GoesOnTests(NodesTestCase):
         self.roam(self.alice, self.one)
         self.assertIs(self.one.connection(ALICE), connection)
         self.assertEqual(self.handlers[0].names, ["accepted"])
+
+    def test_tooOften(self) -> None:
+        """
+        A client that comes to one node after the other, more often than anybody has
+        reason to, is refused before its session is moved.
+        """
+        hello, most = Hello(session=self.session), int(RESUMES_PER_SESSION * 10)
+        managers = [each.server.factory._manager for each in (self.two, self.one)]
+        for turn in range(most + 3):
+            for manager in managers:
+                begun: Deferred[Any] = maybeDeferred(
+                    manager.begin, ALICE.publicKey, hello, ("127.0.0.1", 1), None
+                )
+                self.settle()
+                if turn < most:
+                    self.successResultOf(begun)
+                else:
+                    self.failureResultOf(begun, Refused)
+        moved = [each.names.count("accepted") for each in self.handlers]
+        self.assertEqual(moved, [1 + most, most])
 
     def test_stopped(self) -> None:
         """Nodes that are stopped in order leave their sessions to others."""
