@@ -16,9 +16,10 @@ from aesm.messages.stream import Arrivals
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
+    from aesm.messages.owner import ConnectionOwner
     from aesm.trust.keys import PublicKey
 
-__all__ = ["Budget", "heldBy", "releasableOf"]
+__all__ = ["Budget", "heldBy", "hold", "releasableOf"]
 
 
 class Registry(Protocol):
@@ -33,7 +34,7 @@ class Registry(Protocol):
 
 
 class Budget:
-    """Adds up what is unacknowledged, unhandled and unread."""
+    """Adds up what is unacknowledged, unhandled, unread, or not whole."""
 
     def __init__(self, bound: int, connections: Registry, arrivals: Arrivals) -> None:
         """@raise ValueError: the bound, bytes, is not above 0."""
@@ -95,7 +96,7 @@ def releasableOf(connection: Connection) -> int:
     outbox, inbox = connection.session.outbox, connection.session.inbox
     if outbox.dropped:
         return 0
-    kept = outbox.keptMemory
+    kept = outbox.keptMemory + inbox.held
     if inbox.partial is not None:
         kept += inbox.partialSize
     if connection.dispatcher is not None:
@@ -112,3 +113,17 @@ def heldBy(connection: Connection) -> int:
         return kept
     opened = 0 if connection.anyRequests is None else connection.anyRequests.openCost
     return kept + connection.session.inbox.untaken - opened
+
+
+def hold(connection: Connection, owner: ConnectionOwner, held: int) -> bool:
+    """
+    Have what has come of a frame that is not whole count, as if it were.
+
+    @param held: bytes; 0 once it is.
+    @return: whether it is not.
+    """
+    connection.session.inbox.held = held
+    connection.account()
+    if held and owner.budget is not None and owner.budget.full:
+        owner.overfull(connection)
+    return held > 0

@@ -53,6 +53,7 @@ from aesm.core.messages.events import (
 from aesm.core.messages.frames import HEADER_SIZE, MESSAGE_OVERHEAD, Messages
 from aesm.core.messages.states import ConversationState
 from aesm.errors import AESMError, ConnectionClosed, HeartbeatLost, closedByUs
+from aesm.messages.budget import hold
 from aesm.messages.connection import Connection
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.states import CARRIER_TRANSITIONS, CarrierState
@@ -121,6 +122,7 @@ class AESMProtocol:
         self._budget = BUDGET
         self._heard = False  # anything came
         self._dense = False  # what came last was many small frames
+        self._holding = False  # a frame is not whole that counts
         self._superseded: Callable[[], None]
         self._reason: AESMError | None = None
 
@@ -191,6 +193,9 @@ class AESMProtocol:
         events = conversation.receive(data, now)
         if len(data) > MANY * HEADER_SIZE:  # else there cannot be many
             self._dense = len(events) > MANY and len(events) * DENSE > len(data)
+        # First: what is whole by now counts otherwise.
+        if (conversation.reader.missing or self._holding) and self.state in _ATTACHED:
+            self._holding = hold(self.connection, self.owner, conversation.reader.held)
         self._act(events)
         self._respond(now)
 
@@ -283,6 +288,7 @@ class AESMProtocol:
         be called next.
         """
         self._move("deaf")
+        self.conversation.reader.mute()
 
     def abort(self) -> None:
         """End the connection at once."""

@@ -83,6 +83,7 @@ def _isAttached(connection: Connection) -> bool:
 
 def _dropPartial(connection: Connection) -> None:
     """Let go of the beginning of a message that a cut connection left."""
-    if connection.session.inbox.partial is not None:
+    # One that is there sends the rest of it, and no more.
+    if connection.session.inbox.partial is not None and not connection.isAttached:
         connection.session.inbox.partial = None
         connection.account()

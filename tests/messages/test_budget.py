@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 from aesm import PrivateKey
+from aesm.core.messages.frames import FrameType, encodeFrame
 from aesm.errors import SendBufferFull
 from aesm.messages.budget import Budget
 from aesm.messages.connection import Connection
@@ -79,6 +80,39 @@ class BudgetTests(PairTestCase):
             taken.append(found[1].data)
         self.assertEqual(taken, [bytes(1000)] * 10 + ["fine"])
         self.assertEqual(server.connections.held, 0)
+
+    def test_notWhole(self) -> None:
+        """
+        So does what has come of a large message that is not whole, as long as it is
+        not; whoever brings too much of these is closed, and nothing more is kept.
+        """
+        network, server = self.serve(totalBuffer=10_000)
+        budget = server.factory._manager.budget
+        body = bytes(3000)
+        start = encodeFrame(FrameType.BINARY, 1, body)[:-1000]
+        evil: Any = [self.join(network, key=CLIENT_KEY) for _ in range(5)]
+        key = PrivateKey.generate()
+        modest: Any = self.join(network, key=key)
+        for number, client in enumerate(evil):
+            self.assertEqual(budget.used, 2000 * number)
+            client._protocol.transport.write(start)
+            network.deliver()
+        self.assertEqual(budget.used, 8000)  # the oldest made room
+        self.assertEqual([each.isOver for each in evil], [True] + 4 * [False])
+        self.assertEqual(self.code(evil[0]), 1013)
+        evil[1].abort()
+        network.deliver()
+        self.assertEqual(budget.used, 6000)
+        modest._protocol.transport.write(start[:-500])
+        network.deliver()
+        self.assertEqual(budget.used, 7500)
+        modest._protocol.transport.write(body[:1500])
+        network.deliver()
+        self.assertEqual(budget.used, 6000 + 3064)
+        (connection,) = server.connections.byPeer(key.publicKey)
+        packet: Any = connection.retrieved.getData()
+        self.assertEqual(packet.data, body)
+        self.assertEqual(budget.used, 6000)
 
     def test_deaf(self) -> None:
         """What still comes over such a connection is neither taken nor acknowledged."""

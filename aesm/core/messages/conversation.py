@@ -357,7 +357,7 @@ class Conversation:
         partial = self.reader.cut()
         session = getattr(self, "session", None)
         if session is not None:
-            session.inbox.partial = partial
+            session.inbox.partial, session.inbox.held = partial, 0
 
     def _closing(self, now: float) -> None:
         """Give the peer its time to let the connection close, counted once."""

@@ -35,6 +35,7 @@ from aesm.core.messages.frames import (
     COUNT_SIZE,
     HEADER_SIZE,
     MAX_BATCH,
+    MAX_OBJECT,
     MESSAGE_OVERHEAD,
     REQUEST,
     RESPONSE,
@@ -302,6 +303,8 @@ class FrameReader:
         "_closed",
         "_kind",
         "_micros",
+        "_muted",
+        "_size",
         "error",
         "maxMessage",
         "missing",
@@ -313,12 +316,13 @@ class FrameReader:
         """Start at a frame's beginning."""
         self.error: ProtocolError | None = None
         self.maxMessage = maxMessage
-        self._closed = False  # there was a CLOSE
+        self._closed = self._muted = False  # there was a CLOSE; nothing large is kept
         self.start = b""
         self.partial: Partial | None = None
         self._body: list[bytes | bytearray] = []  # the beginning of a body
         self.missing = 0
-        self._kind = self._micros = 0  # of that body; no kind if it is skipped
+        # Of that frame; no kind if it is skipped.
+        self._kind = self._micros = self._size = 0
 
     @property
     def empty(self) -> bool:
@@ -365,7 +369,8 @@ class FrameReader:
                 position += HEADER_SIZE
                 end = position + size
                 if end > available:
-                    self._kind, self._micros, self.missing = kind, micros, size
+                    self._kind = 0 if self._muted and size > MAX_OBJECT else kind
+                    self._micros, self._size, self.missing = micros, size, size
                     self.start = b""
                     self._keep(data[position:])
                     return frames
@@ -401,6 +406,18 @@ class FrameReader:
             body[-1] += data
         else:
             body.append(bytearray(data))
+
+    @property
+    def held(self) -> int:
+        """How many bytes are kept of the body of a frame that is not whole."""
+        return self._size - self.missing if self._body else 0
+
+    def mute(self) -> None:
+        """Keep no part of a message from now on, since nobody takes it."""
+        self._muted = True
+        self.partial = self.partial and Partial(BINARY, b"")
+        if self._size > MAX_OBJECT:  # only messages are so large
+            self._kind, self._body = 0, []
 
     def skip(self, size: int) -> None:
         """Skip the first bytes of the stream, of which nothing has come yet."""

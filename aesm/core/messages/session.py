@@ -42,6 +42,7 @@ class Inbox:
     The incoming direction.
 
     @ivar ackDue: whether an ACK is owed, even if it says nothing new.
+    @ivar held: bytes of a frame that is not whole yet.
     @ivar received: messages received.
     @ivar receivedCost: their cost, bytes.
     @ivar takenCost: the cost of the messages that the application has taken, or its
@@ -56,6 +57,7 @@ class Inbox:
     __slots__ = (
         "_announcedCount",
         "ackDue",
+        "held",
         "keptCount",
         "limit",
         "partial",
@@ -68,7 +70,7 @@ class Inbox:
     def __init__(self, window: int) -> None:
         """Start empty, with the C{window} of our hello or WELCOME, bytes."""
         self.window = window
-        self.received = self.keptCount = 0
+        self.received = self.keptCount = self.held = 0
         self.receivedCost = self.takenCost = self._announcedCount = 0
         self.limit = window
         self.partial: Partial | None = None

@@ -21,6 +21,7 @@ from aesm.core.messages.frames import (
     MAX_CONTROL,
     MAX_OBJECT,
     MAX_REASON,
+    TEXT,
     Ack,
     Close,
     EncodedBodies,
@@ -28,6 +29,7 @@ from aesm.core.messages.frames import (
     Frame,
     FrameType,
     Messages,
+    Partial,
     Ping,
     Pong,
     Welcome,
@@ -280,6 +282,36 @@ class ReadingTests(_ReadingCase):
             (frame,) = reader.receive(data[-1:])
             assert isinstance(frame, Messages)
             self.assertEqual(frame.data, (data[13:],))
+
+    def test_held(self) -> None:
+        """What is there of a body counts until the frame is whole."""
+        reader, data = FrameReader(3000), framed(2, bytes(3000))
+        for position, held in enumerate([0] * 13 + [*range(3000)]):
+            self.assertEqual(reader.held, held)
+            reader.receive(data[position : position + 1])
+        self.assertEqual(reader.held, 0)
+        reader = FrameReader(3000)
+        reader.skip(3000)
+        reader.receive(bytes(2999))
+        self.assertEqual(reader.held, 0)
+
+    def test_muted(self) -> None:
+        """
+        Once nobody takes anything, nothing large is kept, of what has begun and of what
+        comes; what is behind it is read all the same.
+        """
+        large, close = framed(2, bytes(3000)), framed(8, b"\3\xe8" + b"x" * 1024)
+        for begun in (0, 10, 100):
+            reader = FrameReader(3000)
+            reader.partial = Partial(TEXT, b"x" * 1000)
+            reader.receive(large[:begun])
+            reader.mute()
+            self.assertEqual(reader.partial.body, b"")
+            for chunk in pieces(large[begun:] + large + close, (50,)):
+                frames = reader.receive(chunk)
+                self.assertLess(reader.held, len(close))
+            self.assertEqual(frames, [Close(1000, "x" * 1024)])
+            self.assertTrue(reader.empty)
 
     def test_errorIsFinal(self) -> None:
         """After an error nothing is read any more, and nothing kept."""
