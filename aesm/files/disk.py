@@ -28,7 +28,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from aesm.trust.files import sync
 
@@ -52,9 +52,18 @@ class DiskFile:
     @ivar descriptor: its number.
     """
 
-    def __init__(self, descriptor: int, inThread: InThread) -> None:
-        """@param descriptor: is closed by C{close}."""
+    def __init__(
+        self,
+        descriptor: int,
+        inThread: InThread,
+        turns: DeferredSemaphore | None = None,
+    ) -> None:
+        """
+        @param descriptor: is closed by C{close}.
+        @param turns: for those among which no more is to be hashed at a time.
+        """
         self.descriptor = descriptor
+        self._turns = turns or DeferredSemaphore(1)
         self._inThread = inThread
         self._calls = 0  # that are under way
         self._isClosing = False
@@ -169,23 +178,38 @@ class DiskFile:
     async def _run(self) -> None:
         """Hash what is known to be there, and bring it to the disk."""
         try:
-            while not self._isClosing:
-                if self._isWritten and self._hashed - self._synced >= SYNC:
-                    self._synced = self._hashed
-                    await self.call(sync, self.descriptor)
-                    continue
-                size = self._known - self._hashed
-                if size < self._least:
-                    break
-                size = min(STEP, size)
-                await self.call(_hash, self._hash, self.descriptor, self._hashed, size)
-                self._hashed += size
+            while self._isDue:
+                async with self._turns:
+                    await self._step()
         except OSError as error:
             self._failure = error
         waiting, self._hashing = self._hashing or [], None
         for each in waiting:
             if not each.called:
                 each.callback(None)
+
+    @property
+    def _isDue(self) -> bool:
+        """Whether there is anything to be hashed, or brought to the disk."""
+        isEnough = self._known - self._hashed >= self._least
+        return not self._isClosing and (isEnough or self._isUnsynced)
+
+    @property
+    def _isUnsynced(self) -> bool:
+        """Whether much was written since it was last brought to the disk."""
+        return self._isWritten and self._hashed - self._synced >= SYNC
+
+    async def _step(self) -> None:
+        """Hash some more, or bring it to the disk, if that is still due."""
+        if not self._isDue:
+            return
+        if self._isUnsynced:
+            self._synced = self._hashed
+            await self.call(sync, self.descriptor)
+            return
+        size = min(STEP, self._known - self._hashed)
+        await self.call(_hash, self._hash, self.descriptor, self._hashed, size)
+        self._hashed += size
 
 
 def _read(descriptor: int, offset: int, view: memoryview) -> int:

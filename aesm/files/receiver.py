@@ -21,8 +21,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
-from twisted.internet.defer import Deferred, DeferredLock, succeed
+from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore, succeed
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
@@ -41,6 +42,7 @@ from aesm.interfaces import MessageHandler
 from aesm.messages.connection import Connection
 from aesm.messages.stream import Packet
 from aesm.trust.files import AnyPath, expanded
+from aesm.trust.keys import PublicKey
 
 __all__ = ["MOST_IN_ALL", "MOST_OF_KEY", "MOST_OPEN", "FileReceiver", "Progress"]
 
@@ -50,6 +52,8 @@ _log = Logger(namespace="aesm.files")
 MOST_OPEN = 16  # files that one connection may send at the same time
 MOST_OF_KEY = 64  # the same of one key, over all its connections
 MOST_IN_ALL = 128
+# How many threads one key can use to hash what it sends, which goes on in pieces.
+AT_ONCE = 2
 
 # Is called with a file's name, the bytes of it that are there, and all that it has.
 Progress = Callable[[str, int, int], None]
@@ -69,19 +73,20 @@ class _Incoming:
     def __init__(
         self,
         connection: Connection,
-        offer: Offer,
         place: Place,
         opened: Opened,
         inThread: InThread,
+        turns: DeferredSemaphore,
         progress: Progress,
     ) -> None:
         self.connection = connection
-        self.offer = offer
+        self.offer = place.offer
         self.place = place
         self.opened = opened
         self.received = opened.offset
-        self._file = DiskFile(opened.descriptor, inThread)
-        self._file.follow(opened.offset)
+        self._file = DiskFile(opened.descriptor, inThread, turns)
+        if not opened.complete:  # of that nobody need ask for the digest
+            self._file.follow(opened.offset)
         self._progress = progress
         self.report()
 
@@ -187,7 +192,10 @@ class FileReceiver(MessageHandler):
         self._folder = Folder(self.directory)
         self._progress = progress or _silent
         self._inThread = inThread
-        self._offers = DeferredLock()  # offers are rare; none overtakes another
+        self._offers = DeferredLock()  # one after the other, as their bounds are ours
+        # For those who send.
+        self._turns: WeakValueDictionary[PublicKey, DeferredSemaphore]
+        self._turns = WeakValueDictionary()
         self._incoming: dict[bytes, _Incoming] = {}  # by token
         # Those that nothing more comes of and that are not closed yet: whoever offers
         # the same file waits for that.
@@ -346,14 +354,24 @@ class FileReceiver(MessageHandler):
     async def _takeOffer(
         self, connection: Connection, offer: Offer, begun: Deferred[str]
     ) -> str:
-        """Begin to receive a file, once nobody is at it any more."""
+        """
+        Begin to receive a file, once nothing is left of a former offer of it: its
+        sender was started anew, or has come over another connection.
+        """
         place = Place(self._folder, offer, connection.peer)
+        try:
+            self.fileOffered(connection, place.name, offer.size)
+        except RequestFailed as error:
+            raise self._failed(connection, place.name, error) from None
         while True:
-            # To complete one takes long if it is large: other offers go on meanwhile.
+            for token, incoming in list(self._incoming.items()):
+                if incoming.place.path == place.path:
+                    self._end(token).close()
+            # This takes long if it is large and being completed: other offers go on.
             while place.path in self._ending:
                 await self._ending[place.path].closed()
             async with self._offers:
-                if place.path not in self._ending:
+                if place.path not in [each.place.path for each in self._open]:
                     return await self._begin(connection, place, begun)
 
     async def _begin(
@@ -365,33 +383,27 @@ class FileReceiver(MessageHandler):
         @param begun: has fired if nobody waits for the answer any more.
         @return: the answer.
         """
-        offer = place.offer
         try:
-            self.fileOffered(connection, place.name, offer.size)
-            await self._makeRoom(connection, place)
+            self._checkRoom(connection)
             opened = await self._inThread(place.open)
         except (OSError, RequestFailed) as error:
             raise self._failed(connection, place.name, error) from None
         token = secrets.token_bytes(8)
         progress = partial(self.fileProgress, connection)
+        turns = self._turns.setdefault(connection.peer, DeferredSemaphore(AT_ONCE))
         incoming = self._incoming[token] = _Incoming(
-            connection, offer, place, opened, self._inThread, progress
+            connection, place, opened, self._inThread, turns, progress
         )
         if connection.isOver or begun.called:  # since then
             await self._end(token).close()
         return answering(token=token.hex(), offset=incoming.received)
 
-    async def _makeRoom(self, connection: Connection, place: Place) -> None:
+    def _checkRoom(self, connection: Connection) -> None:
         """
-        End what is left of a former offer of the same file: its sender was started
-        anew, or has come over another connection.
+        See whether there is room for one more.
 
         @raise RequestFailed: there are too many others.
         """
-        for token, incoming in list(self._incoming.items()):
-            if incoming.place.path == place.path:
-                self._end(token).close()
-                await incoming.closed()
         taken = [each.connection for each in self._open]
         ofKey = [each for each in taken if each.peer == connection.peer]
         for most, count, whose in (

@@ -10,7 +10,7 @@ from errno import EIO
 from hashlib import sha256
 from typing import Any
 
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, DeferredSemaphore, execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.files import disk
@@ -29,17 +29,21 @@ class DiskFileTests(SynchronousTestCase):
         self.patch(disk, "LEAST", 1)
 
     def open(
-        self, content: bytes = b"", inThread: Callable[..., Deferred[Any]] = execute
+        self,
+        content: bytes = b"",
+        inThread: Callable[..., Deferred[Any]] = execute,
+        turns: DeferredSemaphore | None = None,
     ) -> DiskFile:
         """
         Open a file.
 
         @param content: what is in it.
         @param inThread: where the calls happen.
+        @param turns: as L{DiskFile}.
         """
         with open(self.path, "wb") as file:
             file.write(content)
-        opened = DiskFile(os.open(self.path, os.O_RDWR), inThread)
+        opened = DiskFile(os.open(self.path, os.O_RDWR), inThread, turns)
         self.addCleanup(opened.close)
         return opened
 
@@ -111,6 +115,18 @@ class DiskFileTests(SynchronousTestCase):
             hands.work()
         digest = self.successResultOf(waiting[0])
         self.assertEqual(digest, sha256(content).hexdigest())
+
+    def test_turns(self) -> None:
+        """What waits for its turn to be hashed is closed at once, and takes none."""
+        hands, turns = ByHand(), DeferredSemaphore(1)
+        files = [self.open(b"x" * 10, hands.run, turns) for _ in range(3)]
+        digests = [self.digestOf(each, 10) for each in files]
+        self.successResultOf(files[1].close())
+        for done in (0, 2):
+            self.assertEqual(len(hands.waiting), 1)
+            hands.work()
+            digest = self.successResultOf(digests[done])
+            self.assertEqual(digest, sha256(b"x" * 10).hexdigest())
 
     def test_least(self) -> None:
         """A thread is not asked for a little that is known, before all is."""

@@ -19,7 +19,7 @@ from aesm.errors import CloseCode, ConnectionClosed
 from aesm.files import partial
 from aesm.files import receiver as receiving
 from aesm.files.partial import MOST_PARTIAL
-from aesm.files.receiver import MOST_OPEN, FileReceiver
+from aesm.files.receiver import AT_ONCE, MOST_OPEN, FileReceiver
 from aesm.files.requests import (
     CHUNK,
     Chunk,
@@ -385,16 +385,13 @@ class OverlapTests(ReceiverTestCase):
         token = self.begin()
         self.chunk(self.first, token, 4, b"456789")
         digest = sha256(b"0123456789").hexdigest()
-        slow = self.asking(self.second, offering(Offer("c.txt", 1, 1)))
-        again = [self.asking(self.first, OFFER)]
         asked = asking("done", token=token.hex(), sha256=digest)
         done = self.asking(self.first, asked)
         hashing = self.hands.waiting.pop()
-        again.append(self.asking(self.first, OFFER))
+        again = [self.asking(self.first, OFFER) for _ in range(2)]
         other = self.asking(self.second, offering(Offer("b.txt", 1, 1)))
         self.work()
-        for each in (slow, other):
-            self.successResultOf(each)
+        self.successResultOf(other)
         for each in (done, *again):
             self.assertNoResult(each)
         self.hands.waiting.append(hashing)
@@ -403,6 +400,31 @@ class OverlapTests(ReceiverTestCase):
         for each in again:
             _, offset = readAnswer(self.successResultOf(each), token=str, offset=int)
             self.assertEqual(offset, 10)
+
+    def test_threads(self) -> None:
+        """
+        Nothing of a file that is there already is hashed before it has to be, and then
+        one key has some threads do it at a time, which leaves others to others.
+        """
+        path = self.theirs / "a.txt"
+        path.write_bytes(b"0123456789")
+        os.utime(path, ns=(1, 1))
+        third = self.meet(key=PrivateKey.generate())
+        sha256Of = sha256(b"0123456789").hexdigest()
+        pairs, asked = [self.first, self.second] * 2 + [third], []
+        for number, pair in enumerate(pairs):
+            offered = self.asking(pair, offering(Offer(f"{number}/a.txt", 10, 1)))
+            self.hands.waiting.pop()()
+            pair.deliver()
+            answer = readAnswer(self.successResultOf(offered), token=str, offset=int)
+            self.assertEqual(len(self.hands.waiting), min(number, AT_ONCE))
+            done = asking("done", token=answer[0], sha256=sha256Of)
+            asked.append(self.asking(pair, done))
+        self.assertEqual(len(self.hands.waiting), AT_ONCE + 1)
+        self.work()
+        third.deliver()
+        for each in asked:
+            self.assertEqual(self.successResultOf(each), '{"name": "a.txt"}')
 
     def test_withdrawn(self) -> None:
         """Whoever does not wait for an answer any more holds nobody up."""
