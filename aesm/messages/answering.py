@@ -20,6 +20,7 @@ from aesm.errors import CloseCode, ConnectionClosed, MessageTooBig, RequestFaile
 from aesm.interfaces import IMessageHandler
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.running import running as runningOf
+from aesm.secure.places import TokenBuckets
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
@@ -32,6 +33,7 @@ _log: Final = Logger(namespace="aesm.handler")
 # Requests of one connection that a handler has at a time; the next one, and what is
 # behind it, waits.
 MOST_RUNNING: Final = 1000
+FAILURES_TOLD: Final = 1.0  # of the requests of one key, a second
 ANSWERS: Final = (str, bytes, bytearray, memoryview)
 
 
@@ -184,12 +186,20 @@ class Answering:
         elif request.isWithdrawn:
             self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
         elif not (self._connection.isClosing and failure.check(ConnectionClosed)):
+            self._tell(failure)
+            self._refuse(request, CloseCode.INTERNAL_ERROR, "internal error")
+
+    def _tell(self, failure: Failure) -> None:
+        """Log that the handler has failed, but not as often as a peer can have it."""
+        connection, owner = self._connection, self._connection._owner
+        if owner.failures is None:
+            owner.failures = TokenBuckets(FAILURES_TOLD)
+        if owner.failures.take(str(connection.peer), owner.clock.seconds()):
             _log.failure(
                 "the handler failed with a request over {connection!r}",
                 failure,
-                connection=self._connection,
+                connection=connection,
             )
-            self._refuse(request, CloseCode.INTERNAL_ERROR, "internal error")
 
     def _refuse(self, request: Request, code: int, reason: str) -> None:
         """Refuse a request; who asked may be gone."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
     from aesm.messages.requests import Answer
+    from aesm.secure.places import TokenBuckets
 
 __all__ = ["ConnectionOwner", "PacketDispatcher"]
 
@@ -96,12 +97,15 @@ class ConnectionOwner:
     @ivar leaves: whether who closes may leave before the peer has closed, too, if
         nothing that the peer could still say matters.
     @ivar traffic: adds up what goes over all of these; None not to.
+    @ivar failures: how often it is logged of a key that the handler has failed with its
+        requests; None as long as it has not.
     """
 
     clock: IReactorTime
     budget: Budget | None = None
     leaves = False
     traffic: Traffic | None = None
+    failures: TokenBuckets | None = None
 
     def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """

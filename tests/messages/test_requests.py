@@ -26,7 +26,8 @@ from aesm import (
 from aesm.core.messages.batch import MAX_COSTS
 from aesm.core.messages.frames import EncodedRequest, EncodedResponse
 from aesm.interfaces import IMessageHandler
-from aesm.messages.answering import MOST_RUNNING
+from aesm.messages.answering import FAILURES_TOLD, MOST_RUNNING
+from aesm.secure.places import BURST_SECONDS
 from aesm.testing import ConnectedPair
 from tests.support.pairs import PairTestCase, Recorder
 
@@ -386,6 +387,27 @@ class HandlerTests(PairTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
         self.assertTrue(pair.client.isOpen)
+
+    def test_manyFailures(self) -> None:
+        """
+        Of one key, which may know what makes a handler fail, so many are in the log at
+        once, and then one a second; all are refused.
+        """
+
+        def react(connection: Connection, packet: Request) -> Any:
+            """Fail."""
+            raise ZeroDivisionError
+
+        pair = self.pair(Answerer(react))
+        most = int(FAILURES_TOLD * BURST_SECONDS)
+        for asked, told in ((most - 1, most - 1), (5, 1), (5, 0)):
+            for answer in self.ask(pair, *["fail"] * asked):
+                self.failureResultOf(answer, RequestFailed)
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), told)
+        pair.advance(1)
+        for answer in self.ask(pair, "fail", "fail"):
+            self.failureResultOf(answer, RequestFailed)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_none(self) -> None:
         """A handler without the method refuses."""
