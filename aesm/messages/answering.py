@@ -55,6 +55,7 @@ class Answering:
 
     __slots__ = (
         "_connection",
+        "_most",
         "_outbox",
         "_receive",
         "_running",
@@ -74,6 +75,7 @@ class Answering:
         self._running: dict[int, Deferred[Any]] = {}  # by the request's number
         self._waiting: deque[Deferred[None]] = deque()  # for one that ends
         self._withdrawn: set[int] = set()  # before they were begun
+        self._most = MOST_RUNNING  # of these, until it is seen which are done with
 
     def begin(
         self, connection: Connection, item: tuple[int, bytes, int]
@@ -129,16 +131,19 @@ class Answering:
         running = self._running.get(number)
         if running is not None:
             running.cancel()
-        elif number >= self._connection.session.inbox.keptCount:
+        elif number >= (kept := self._connection.session.inbox.keptCount):
+            # Those below were begun, or there were none of these numbers.  To look
+            # each time would take as long as there are many, for each of them.
+            if len(self._withdrawn) >= self._most:
+                self._withdrawn = {each for each in self._withdrawn if each >= kept}
+                self._most = MOST_RUNNING + 2 * len(self._withdrawn)
             self._withdrawn.add(number)
 
     def _isWithdrawn(self, request: Request) -> bool:
         """Refuse a request for whose answer nobody waits any more."""
-        # Those below were begun, or there were none of these numbers.
-        before = self._withdrawn
-        self._withdrawn = {each for each in before if each > request.number}
-        if request.number not in before:
+        if request.number not in self._withdrawn:
             return False
+        self._withdrawn.remove(request.number)
         self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
         return True
 

@@ -5,7 +5,7 @@ connection, with a handler at the other side and without.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -541,6 +541,45 @@ class HandlerTests(PairTestCase):
             self.assertEqual(connection.requests.open, {})
             self.assertEqual(connection.session.inbox.untaken, 0)
         self.assertEqual(pair.client.session.outbox.asked, {})
+
+    def test_manyWithdrawn(self) -> None:
+        """
+        However many were withdrawn before they were begun, they are not looked through
+        for each that is; of numbers that are of no requests, few are kept.
+        """
+        looks = 0
+
+        class Looked(set[int]):
+            """Counts who is looked at."""
+
+            def __iter__(self) -> Iterator[int]:
+                """Count each."""
+                nonlocal looks
+                for each in super().__iter__():
+                    looks += 1
+                    yield each
+
+        begun: Deferred[None] = Deferred()
+        handler = Answerer(same, lambda *arguments: begun)
+        pair = self.pair(handler)
+        self.ask(pair, "first")
+        pair.client.sendData("wait")
+        dispatcher: Any = pair.accepted.dispatcher
+        answering = dispatcher._answering
+        answers = self.ask(pair, *map(str, range(5000)))
+        for answer in answers:
+            answer.cancel()
+            self.failureResultOf(answer, CancelledError)
+        pair.deliver()
+        answering._withdrawn = Looked(answering._withdrawn)
+        self.assertEqual(len(answering._withdrawn), 5000)
+        begun.callback(None)
+        pair.deliver()
+        self.assertEqual(handler.asked, ["first"])
+        self.assertEqual(looks, 0)
+        answering._withdrawn = set(range(answering._most))
+        answering.withdrawn(1 << 20)
+        self.assertEqual(answering._withdrawn, {1 << 20})
 
     def test_withdrawnWhileWaiting(self) -> None:
         """One for which there is no room yet is not begun if it is withdrawn."""
