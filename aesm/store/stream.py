@@ -8,13 +8,16 @@ when the process comes back::
 
 Packets may be taken from both ends, and from any thread.  Taken are all with numbers
 below C{first}, and those in C{ranges} behind it, which are few: taking the newest
-packets leaves one long range.
+packets leaves one long range.  Numbers of what is no packet here, such as requests, are
+in none of them: a peer decides how many of these come between packets.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from twisted.python.failure import Failure
@@ -47,6 +50,40 @@ def _asItIs(number: int, micros: int, data: str | bytes) -> Any:
 Made = Callable[[int, int, "str | bytes"], Any]
 
 
+class _Numbers:
+    """
+    Numbers, kept as ranges, since most of them are in a row.
+
+    @ivar ranges: in order, none of which touches another.
+    """
+
+    def __init__(self, ranges: Ranges | None = None) -> None:
+        """Begin with some, or none."""
+        self.ranges: Ranges = ranges or []
+
+    def add(self, number: int) -> None:
+        """Add one that is not among them."""
+        ranges = self.ranges
+        at = bisect(ranges, [number])
+        joins = at < len(ranges) and ranges[at][0] == number + 1
+        if at and ranges[at - 1][1] == number:
+            ranges[at - 1][1] = ranges.pop(at)[1] if joins else number + 1
+        elif joins:
+            ranges[at][0] = number
+        else:
+            ranges.insert(at, [number, number + 1])
+
+    def behind(self, first: int) -> int:
+        """
+        Forget those below a number, and those that follow them in a row.
+
+        @return: the number that comes next.
+        """
+        while self.ranges and self.ranges[0][0] <= first:
+            first = max(first, self.ranges.pop(0)[1])
+        return first
+
+
 class DurableStream(DataStream):
     """
     A stream that knows the number of each packet, and reports each that is taken.
@@ -60,7 +97,8 @@ class DurableStream(DataStream):
         "_next",
         "_numbers",
         "_popped",
-        "_takenAhead",
+        "_settled",
+        "_takenPackets",
         "first",
         "isLeft",
     )
@@ -75,7 +113,8 @@ class DurableStream(DataStream):
         # Number and cost of those that were taken since C{taken} was called: any thread
         # appends, only the reactor's takes away.
         self._popped: deque[tuple[int, int]] = deque()
-        self._takenAhead: set[int] = set()  # taken, though older ones are not
+        # Taken, though older ones are not: packets, and all numbers.
+        self._takenPackets, self._settled = _Numbers(), _Numbers()
         self._elsewhere: set[int] = set()  # taken in another process, and maybe here
 
     def restore(
@@ -104,9 +143,13 @@ class DurableStream(DataStream):
             for each in _messagesOf(blobs)
             if each[0] >= first and each[0] not in taken
         ]
-        # What a handler was done with is taken, too, and in no range.
-        self.first = left[0][0] if left else received
-        self._takenAhead = {number for number in taken if number > self.first}
+        # What is not left is taken, though some of that is in no range.
+        numbers = [*sorted(number for number, _, _ in left), received]
+        self.first = numbers[0]
+        behind = [[last + 1, next] for last, next in pairwise(numbers)]
+        self._settled = _Numbers([each for each in behind if each[0] < each[1]])
+        self._takenPackets = _Numbers([list(each) for each in ranges])
+        self._takenPackets.behind(self.first)
         for number, micros, data in sorted([*left, *_messagesOf(requests)], key=_first):
             item = made(number, micros, data)
             self._next = number
@@ -161,26 +204,21 @@ class DurableStream(DataStream):
 
         @return: their cost.
         """
-        cost, popped, ahead = 0, self._popped, self._takenAhead
+        cost, popped = 0, self._popped
         while popped:
             number, more = popped.popleft()
             cost += more
-            ahead.add(number)
-        while self.first in ahead:
-            ahead.remove(self.first)
-            self.first += 1
+            self._settled.add(number)
+            if more:  # else it was no packet
+                self._takenPackets.add(number)
+        self.first = self._settled.behind(self.first)
+        self._takenPackets.behind(self.first)
         return cost
 
     @property
     def ranges(self) -> Ranges:
         """Which packets are taken, though older ones are not."""
-        ranges: Ranges = []
-        for number in sorted(self._takenAhead):
-            if ranges and ranges[-1][1] == number:
-                ranges[-1][1] += 1
-            else:
-                ranges.append([number, number + 1])
-        return ranges
+        return [list(each) for each in self._takenPackets.ranges]
 
     def leave(self) -> None:
         """Give nothing more: what is not taken is there in the next process."""
