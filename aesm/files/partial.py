@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -30,9 +31,10 @@ from aesm.files.requests import FileCode, Offer
 from aesm.trust.files import publish, sync, syncDirectory
 from aesm.trust.keys import PublicKey
 
-__all__ = ["MOST_PARTIAL", "Folder", "Opened", "Place"]
+__all__ = ["MOST_PARTIAL", "MOST_PARTIAL_OF_KEY", "Folder", "Opened", "Place"]
 
-MOST_PARTIAL = 100  # files in a directory that are not complete
+MOST_PARTIAL = 256  # files in a directory that are not complete
+MOST_PARTIAL_OF_KEY = 64  # of one sender
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -61,26 +63,45 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._room = 0  # files that may begin before those that are there are counted
+        # Files that may begin before those that are there are counted: of all, and of
+        # each sender who has one.
+        self._room = 0
+        self._rooms: dict[str, int] = {}
 
-    def begin(self) -> None:
+    def begin(self, sender: str) -> None:
         """
         Have room for one more file that is not complete.
 
+        @param sender: what the names of a sender's files begin with.
         @raise RequestFailed: there are too many of them.
         """
         # To count them is to list the directory.  With ten thousand small files in it
         # that takes longer than to receive one, so it is not done for each.
-        if not self._room:
-            there = len(list(self.path.glob(".aesm-*.part")))
-            self._room = max(0, MOST_PARTIAL - there)
-        if not self._room:
-            raise RequestFailed(
-                FileCode.NO_ROOM,
-                f"{MOST_PARTIAL} files are there that were never completed; the "
-                "receiver has to remove its .aesm-*.part",
+        if not min(self._room, self._roomOf(sender)):
+            there = Counter(
+                path.name[: len(sender)] for path in self.path.glob(".aesm-*.part")
             )
+            self._room = max(0, MOST_PARTIAL - there.total())
+            self._rooms = {
+                each: max(0, MOST_PARTIAL_OF_KEY - count)
+                for each, count in there.items()
+            }
+        for room, whose in (
+            (self._roomOf(sender), f"{MOST_PARTIAL_OF_KEY} files of yours"),
+            (self._room, f"{MOST_PARTIAL} files"),
+        ):
+            if not room:
+                raise RequestFailed(
+                    FileCode.NO_ROOM,
+                    f"{whose} are there that were never completed; the receiver has "
+                    "to remove its .aesm-*.part",
+                )
         self._room -= 1
+        self._rooms[sender] = self._roomOf(sender) - 1
+
+    def _roomOf(self, sender: str) -> int:
+        """Tell how many files a sender may begin."""
+        return self._rooms.get(sender, MOST_PARTIAL_OF_KEY)
 
 
 class Place:
@@ -95,9 +116,9 @@ class Place:
     def __init__(self, folder: Folder, offer: Offer, peer: PublicKey) -> None:
         """@param peer: who sends it."""
         self.name = safeName(offer.name)
-        identity = f"{peer} {offer.size} {offer.mtime} {offer.name}"
-        digest = sha256(identity.encode()).hexdigest()
-        self.path = folder.path / f".aesm-{digest[:32]}.part"
+        self._sender = f".aesm-{_digest(str(peer))}"
+        file = _digest(f"{peer} {offer.size} {offer.mtime} {offer.name}")
+        self.path = folder.path / f"{self._sender}{file}.part"
         self._folder = folder
         self.offer = offer
 
@@ -113,7 +134,7 @@ class Place:
             return complete
         isNew = not os.path.lexists(self.path)
         if isNew:
-            self._folder.begin()
+            self._folder.begin(self._sender)
         # As any new file: the process's umask takes away what others may not do.
         mode = 0o777 if self.offer.executable else 0o666
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, mode)
@@ -216,3 +237,8 @@ class Place:
     def _tooMany(self) -> RequestFailed:
         """Make the error for a name that has all its numbers taken."""
         return RequestFailed(FileCode.REFUSED, "too many files of that name are there")
+
+
+def _digest(text: str) -> str:
+    """Tell texts apart in 16 hexadecimal digits."""
+    return sha256(text.encode()).hexdigest()[:16]

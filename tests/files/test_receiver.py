@@ -18,7 +18,6 @@ from aesm import PrivateKey
 from aesm.errors import CloseCode, ConnectionClosed
 from aesm.files import partial
 from aesm.files import receiver as receiving
-from aesm.files.partial import MOST_PARTIAL
 from aesm.files.receiver import AT_ONCE, MOST_OPEN, FileReceiver
 from aesm.files.requests import (
     CHUNK,
@@ -221,20 +220,30 @@ class FileReceiverTests(ReceiverTestCase):
         Of files that were never completed so many are there, and no more; those can
         be gone on with.
         """
-        self.patch(partial, "MOST_PARTIAL", 3)
-        self.assertEqual(MOST_PARTIAL, 100)
+        for bound, value in (("MOST_PARTIAL", 256), ("MOST_PARTIAL_OF_KEY", 64)):
+            self.assertEqual(getattr(partial, bound), value)
+        self.patch(partial, "MOST_PARTIAL_OF_KEY", 3)
+        self.patch(partial, "MOST_PARTIAL", 5)
+        key, more = PrivateKey.generate(), offering(Offer("more", 1, 1))
         for number in range(3):
-            pair = self.meet()
-            self.offer(pair, f"{number}")
-            pair.client.abort()
-            pair.deliver()
-        pair = self.meet()
-        self.assertEqual(
-            self.ask(pair, offering(Offer("more", 1, 1))), FileCode.NO_ROOM
-        )
-        token, _ = self.offer(pair, "1")
-        self.ask(pair, asking("drop", token=token.hex()))
-        self.offer(pair, "more")
+            self.leave(f"{number}", key)
+        pair = self.meet(key=key)
+        self.assertEqual(self.ask(pair, more), FileCode.NO_ROOM)
+        for name in ("0", "1"):  # another key has room, until all have none
+            self.leave(name, PrivateKey.generate())
+        self.assertEqual(self.ask(self.meet(), more), FileCode.NO_ROOM)
+        for who, name in ((self.meet(key=key), "1"), (pair, "2")):
+            token, _ = self.offer(who, name)
+            self.ask(who, asking("drop", token=token.hex()))
+        for who in (self.meet(), pair):
+            self.offer(who, "more")
+
+    def leave(self, name: str, key: PrivateKey) -> None:
+        """Begin a file with a key, and never complete it."""
+        pair = self.meet(key=key)
+        self.offer(pair, name)
+        pair.client.abort()
+        pair.deliver()
 
     def test_listedSeldom(self) -> None:
         """
