@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
@@ -299,15 +300,26 @@ class PendingAcks:
         # The rest is a heap again before anybody is told, who may send.
         waiting[:] = staying
         heapq.heapify(waiting)
-        for _, _, acknowledgement in sorted(leaving):
-            if not acknowledgement.called:
-                acknowledgement.errback(peerAway())
+        self._end(leaving, peerAway)
 
     def fail(self, reason: AESMError) -> None:
         """Fail all: nothing more will be acknowledged."""
         waiting, self._acknowledgements = self._acknowledgements, []
-        for _, _, acknowledgement in sorted(waiting):
-            if not acknowledgement.called:
-                acknowledgement.errback(closedError(reason))
+        self._end(waiting, partial(closedError, reason))
         while self._draining:
             self._draining.popleft().errback(closedError(reason))
+
+    def _end(
+        self,
+        waiting: Iterable[tuple[int, int, Acknowledgement]],
+        error: Callable[[], Exception],
+    ) -> None:
+        """Tell those who wait in vain, in order, each with an error of its own."""
+        done = self._outbox.acknowledged
+        for number, _, acknowledgement in sorted(waiting):
+            if acknowledgement.called:
+                continue
+            if number <= done:  # who was told before has ended it, in C{fire}
+                acknowledgement.callback(None)
+            else:
+                acknowledgement.errback(error())

@@ -653,6 +653,27 @@ class ClosedTests(PairTestCase):
         for other in waiting[1:]:
             self.failureResultOf(other, CancelledError)
 
+    def test_endedByAcknowledged(self) -> None:
+        """
+        What the peer has acknowledged it has, also if the first who is told of that
+        ends the connection.
+        """
+        pair = self.pair(Recorder(), server={"sendBuffer": 1000})
+        pair.accepted.sendData("leaves at once, and the others together")
+        sent = [pair.accepted.sendData("x") for _ in range(3)]
+
+        def fill(nothing: None) -> None:
+            """Send more than there is room for, at which the peer is closed."""
+            pair.accepted.sendData(bytes(1000))
+
+        sent[0].addCallback(fill)
+        for each in sent[1:]:
+            self.assertNoResult(each)
+        pair.deliver()
+        self.assertEqual(self.closedReason(pair.client).code, 4000)
+        for each in sent:
+            self.successResultOf(each)
+
     def test_close(self) -> None:
         """C{close} fires with None once the connection is gone, each time."""
         pair = self.pair()
