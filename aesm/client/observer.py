@@ -79,10 +79,16 @@ class Audience:
         """There will be another attempt."""
         self._tell("onWaiting", delay, reason)
 
-    def stopped(self, reason: Exception) -> Deferred[None]:
-        """The client has stopped; fires once the handler is done with that."""
+    def stopped(self, reason: Exception, isNews: bool) -> Deferred[None]:
+        """
+        The client has stopped; fires once the handler is done with that.
+
+        @param isNews: whether the observer is to be told: else it is, or was.
+        """
         handled = succeed(None) if self._handling is None else self._handling.settled()
-        return handled.addCallback(lambda nothing: self._tell("onStopped", reason))
+        if isNews:
+            handled.addCallback(lambda nothing: self._tell("onStopped", reason))
+        return handled
 
     def _tell(self, name: str, *arguments: object) -> None:
         """Call the observer."""

@@ -101,26 +101,22 @@ class QueuedRequest(QueuedMessage):
         super().__init__(body)
         self._queue = queue
         self._answer = answer
-        self._body: bytes | None = body
+        self._body = body
         answer.asker = self
 
     def withdraw(self, answer: PendingAnswer) -> None:
         """Nobody waits for the answer any more: it need not be sent."""
-        self._body = None
         self._queue.release(self)
 
     def sendOver(self, connection: Connection) -> None:
         """Send it."""
-        body, self._body = self._body, None
-        if body is not None:
-            self._answer.asker = None
-            connection.requests.ask(self._answer, body)
+        self._answer.asker = None
+        connection.requests.ask(self._answer, self._body)
 
     def fail(self, reason: AESMError) -> None:
         """It will not be sent."""
-        if self._body is not None:
-            self._body = self._answer.asker = None
-            self._answer.errback(closedError(reason))
+        self._answer.asker = None
+        self._answer.errback(closedError(reason))
 
 
 class MessageQueue(deque[QueuedMessage]):
@@ -198,9 +194,10 @@ class MessageQueue(deque[QueuedMessage]):
         return None
 
     def release(self, message: QueuedMessage) -> None:
-        """Keep nothing of a message that need not be sent; its place stays."""
+        """Keep nothing of a message that need not be sent."""
+        self.remove(message)
         self._cost -= message.cost
-        message.cost, message.data = 0, b""
+        self.tellSent()
 
     def take(self) -> QueuedMessage:
         """Take the oldest message, of which there must be one."""
@@ -296,11 +293,13 @@ def tellStopped(
     waiters: Waiters,
     retrieved: SessionStream,
     audience: Audience | None,
+    isNews: bool,
 ) -> Deferred[_T]:
     """
     Tell those who wait that the service has stopped, and the audience last.
 
     @param former: the connection of a session that nothing carries.
+    @param isNews: as L{Audience.stopped<aesm.client.observer.Audience.stopped>}.
     @return: fires with C{result} once the handler is done with it.
     """
     ours = asOurs(reason)
@@ -309,5 +308,5 @@ def tellStopped(
     queue.fail(ours)
     waiters.tell(Failure(reason))
     retrieved.end(closedError(ours))
-    told = succeed(None) if audience is None else audience.stopped(reason)
+    told = succeed(None) if audience is None else audience.stopped(reason, isNews)
     return told.addCallback(lambda nothing: result)

@@ -53,7 +53,7 @@ from aesm.errors import (
 )
 from aesm.messages.acknowledgements import FailedAcknowledgement
 from aesm.messages.connection import Connection
-from aesm.messages.deferred import ReactorDeferred
+from aesm.messages.deferred import Gate, ReactorDeferred
 from aesm.messages.handling import handlerOf, handlingOf
 from aesm.messages.requests import waiting
 from aesm.secure.hosts import clientEndpoint
@@ -168,7 +168,7 @@ class ClientService(Service):
         self._journal: Journal | None = None
 
         self._reason: Exception | None = None  # why it stops, or has stopped
-        self._stopping: list[Deferred[None]] = []  # of stopService, until all is gone
+        self._stopping = Gate()  # of stopService, until all is gone
 
     # What users call
 
@@ -303,25 +303,28 @@ class ClientService(Service):
         if early is not None:
             early.follow()
             former = early.connection
-        stopped: Deferred[None] = ReactorDeferred()
+        # Not what is returned: to cancel that would tell all that it is over.
+        gone = self._stopping.wait()
         # Those who wait are told when it is possible to start again; those who come
         # until then belong to the next start.
-        stopped.addBoth(
+        gone.addBoth(
             tellStopped,
             self._reason,
             None if self._connection is not None else former,
             self._queue,
             self._waiters,
             self.retrieved,
-            None if before is _S.STOPPING else self._audience,
+            self._audience,
+            before not in (_S.STOPPING, _S.STOPPED),
         )
         if self.parent is not None:
-            stopped.addErrback(_tellNotWritten)
+            gone.addErrback(_tellNotWritten)
+        stopped: Deferred[None] = ReactorDeferred()
+        gone.chainDeferred(stopped)
         # The next start reads the files again, which somebody may have mended.
         self._dialer = None
         self.former, self._early, self._waiters = None, None, Waiters()
         self._queue = MessageQueue(self._sendBuffer)
-        self._stopping.append(stopped)
         if before not in (_S.STOPPING, _S.RESTARTING):
             self._letGo()
         return stopped
@@ -509,9 +512,8 @@ class ClientService(Service):
         self._move("gone")
         if self._state is _S.WAITING:
             self._timer = self._clock.callLater(0, self._dial)
-        stopping, self._stopping = self._stopping, []
-        for stopped in stopping:
-            stopped.callback(result)
+        stopping, self._stopping = self._stopping, Gate()
+        stopping.open(result)
 
     # Sessions
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -180,9 +180,26 @@ class ObserverTests(ServiceTestCase):
         (reason,) = self.diary.take()
         self.assertEqual(reason.code, 1000)
         self.assertEqual(self.network.links, [])
+        self.successResultOf(service.stopService())
+        self.assertEqual(self.diary.take(), [])
         service.startService()
         self.network.deliver()
         self.assertEqual(len(self.diary.take()), 1)
+
+    def test_stopCancelled(self) -> None:
+        """So it is if who has stopped it does not wait for that."""
+        self.listening()
+        service = self.observed()
+        self.diary.take()
+        stopped, packet = service.stopService(), service.retrieved.get()
+        stopped.cancel()
+        self.failureResultOf(stopped, CancelledError)
+        self.assertEqual(self.diary.take(), [])
+        self.assertNoResult(packet)
+        self.network.deliver()
+        self.assertEqual(len(self.diary.take()), 1)
+        self.failureResultOf(packet, ConnectionClosed)
+        self.assertEqual(self.network.links, [])
 
     def test_final(self) -> None:
         """So is that of a failure that will not pass."""
@@ -195,6 +212,9 @@ class ObserverTests(ServiceTestCase):
         (reason,) = self.diary.take()
         self.assertIsInstance(reason, NotAuthorized)
         self.failureResultOf(service.whenConnected(), NotAuthorized)
+        # As the application does that it belongs to.
+        self.successResultOf(service.stopService())
+        self.assertEqual(self.diary.take(), [])
 
     def test_fails(self) -> None:
         """An error in it is logged, and breaks nothing."""

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from aesm.client.pending import EarlyMessages, MessageQueue, QueuedMessage, Waiters
 from aesm.core.messages.hello import EARLY_WINDOW
 from aesm.errors import ConnectionClosed, SendBufferFull
+from aesm.messages.requests import waiting
 from aesm.testing import connectedPair
 
 
@@ -94,6 +95,26 @@ class MessageQueueTests(SynchronousTestCase):
         self.assertEqual([str(reason) for reason in reasons], ["stopped"] * 2)
         self.assertIsNot(*reasons)
         self.assertEqual(len(queue), 0)
+
+    def test_withdrawn(self) -> None:
+        """
+        A request for whose answer nobody waits any more leaves nothing here, wherever
+        it stood: else one that has a timeout, asked again and again, would fill the
+        memory while there is no connection.
+        """
+        queue = MessageQueue(1000)
+        queue.add("first")
+        for _ in range(3):
+            answers = [waiting(None) for _ in range(3)]
+            for answer in answers:
+                queue.ask(answer, b"\2?")
+            self.assertEqual(len(queue), 4)
+            for answer in (answers[1], answers[0], answers[2]):
+                answer.cancel()
+                self.failureResultOf(answer, CancelledError)
+            self.assertEqual(len(queue), 1)
+        self.assertEqual(queue.take().data, "first")
+        self.assertTrue(queue.roomy)
 
 
 class EarlyMessagesTests(SynchronousTestCase):

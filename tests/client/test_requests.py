@@ -107,10 +107,13 @@ class ServiceTests(PairTestCase):
             answer = client.request(bytes(500), timeout=5)
             other = client.request(bytes(100))
             self.failureResultOf(client.request(bytes(500)), SendBufferFull)
+            roomy = client.drain()
+            self.assertNoResult(roomy)
             other.cancel()
             self.failureResultOf(other, CancelledError)
             network.advance(6)
             self.failureResultOf(answer, RequestTimeout)
+            self.successResultOf(roomy)
         last = client.request("last")
         network.factory = factory
         network.advance(2)
