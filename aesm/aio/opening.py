@@ -27,10 +27,12 @@ _T = TypeVar("_T", bound=Opened)
 class Opening(Generic[_T]):
     """What is opened when somebody awaits it, or once when somebody enters it."""
 
+    _opened: _T
+
     def __init__(self, open: Callable[[], Coroutine[Any, Any, _T]]) -> None:
         """@param open: opens it."""
         self._open = open
-        self._entered: list[_T] = []
+        self._isEntered = False
 
     def __await__(self) -> Generator[Any, Any, _T]:
         """Open it; closing is up to who awaits this."""
@@ -42,11 +44,15 @@ class Opening(Generic[_T]):
 
         @raise RuntimeError: it was entered before; who leaves could close another's.
         """
-        if self._entered:
+        if self._isEntered:
             raise RuntimeError("it was entered before: call connect or serve again")
-        opened = await self._open()
-        self._entered.append(opened)
-        return opened
+        self._isEntered = True
+        try:
+            self._opened = await self._open()
+        except BaseException:
+            self._isEntered = False  # there is nothing to be left
+            raise
+        return self._opened
 
     async def __aexit__(self, *reason: object) -> None:
         """
@@ -54,4 +60,4 @@ class Opening(Generic[_T]):
 
         @param reason: the error that ended the statement; it goes on.
         """
-        await self._entered[0].close()
+        await self._opened.close()

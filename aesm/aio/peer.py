@@ -45,12 +45,13 @@ class Request(Packet):
     """A packet that is to be answered, with C{time} and C{data} as any other."""
 
     _request: requests.Request
+    _reactor: LoopReactor
 
     @classmethod
-    def of(cls, request: requests.Request) -> Request:
+    def of(cls, request: requests.Request, reactor: LoopReactor) -> Request:
         """Make one of Twisted's."""
         self = newTuple(cls, request)
-        self._request = request
+        self._request, self._reactor = request, reactor
         return self
 
     @property
@@ -67,10 +68,11 @@ class Request(Packet):
 
         @param data: C{str} or bytes, which is what the other side gets.
         @raise AESMError: as L{Peer.send}.
-        @raise RuntimeError: it was answered or refused before.
+        @raise RuntimeError: it was answered or refused before, or this is another loop.
         @raise TypeError: C{data} is neither text nor bytes.
         @raise ValueError: the text cannot be written in UTF-8.
         """
+        self._reactor.check()
         await futureOf(self._request.answer(data))
 
     async def refuse(self, reason: str = "", code: int = CloseCode.NOT_ALLOWED) -> None:
@@ -80,9 +82,10 @@ class Request(Packet):
         @param reason: words for the other side, at most 1,024 bytes in UTF-8.
         @param code: a number for its program, 0 to 65535.
         @raise AESMError: as L{Peer.send}.
-        @raise RuntimeError: it was answered or refused before.
+        @raise RuntimeError: it was answered or refused before, or this is another loop.
         @raise ValueError: the code is no such number.
         """
+        self._reactor.check()
         await futureOf(self._request.refuse(reason, code))
 
 
@@ -180,7 +183,9 @@ class Peer:
                 raise closedError(self._stream.reason)
             self._news.clear()
             await self._news.wait()
-        return Request.of(packet) if isinstance(packet, requests.Request) else packet
+        if isinstance(packet, requests.Request):
+            return Request.of(packet, self._reactor)
+        return packet
 
     def __aiter__(self) -> Self:
         """Take packets until it is closed in order; any other end is raised."""

@@ -196,7 +196,11 @@ class Server:
 
     async def begin(self) -> Self:
         """Listen."""
-        await result(self._server.start())
+        try:
+            await result(self._server.start())
+        except BaseException:
+            await self.end(0.0)  # it may listen since just now
+            raise
         self._reactor.open[self] = None
         return self
 
@@ -249,6 +253,8 @@ class Server:
 
     async def _begin(self, connection: Connection) -> object:
         """Call the application's code, so that what a call raises is caught as well."""
+        # An eager task comes here before its maker has it.
+        self._talks[cast(Any, asyncio.current_task())] = connection
         return await self._talk(connection)
 
 

@@ -73,6 +73,29 @@ class ConnectTests(AioCase):
 
         self.runLoop(main())
 
+    def test_enteredTogether(self) -> None:
+        """
+        It is entered once also if two do so at the same time; and again, if that has
+        not opened it.
+        """
+
+        async def main() -> None:
+            """Enter three times, where nobody answers."""
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+                opening = connect(endpoint, key=PrivateKey.generate())
+                for _ in range(2):
+                    entering = asyncio.create_task(opening.__aenter__())
+                    await turns()
+                    with self.assertRaises(RuntimeError):
+                        await opening.__aenter__()
+                    self.assertFalse(entering.done())
+                    entering.cancel()
+                    with self.assertRaises(asyncio.CancelledError):
+                        await entering
+
+        self.runLoop(main())
+
     def test_errors(self) -> None:
         """The first attempt's error is raised as itself, and nothing stays open."""
 

@@ -335,6 +335,28 @@ class SendingTests(PeerCase):
         self.runLoop(first())
         self.runLoop(second())
 
+    def test_otherLoopAnswers(self) -> None:
+        """So does a request that came there."""
+        kept: list[tuple[Any, ConnectedPair]] = []
+
+        async def first() -> None:
+            """Be asked."""
+            peer, pair = await self.peer()
+            pair.accepted.request("?")
+            pair.deliver()
+            kept.append((await peer.get(), pair))
+
+        async def second() -> None:
+            """Answer."""
+            ((request, pair),) = kept
+            for work in (request.answer("x"), request.refuse("no")):
+                with self.assertRaises(RuntimeError):
+                    work.send(None)
+            self.assertEqual(pair.client.nextNumber, 0)
+
+        self.runLoop(first())
+        self.runLoop(second())
+
 
 class RequestTests(PeerCase):
     """Messages that are answered."""

@@ -7,10 +7,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import Any
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.trial.unittest import SkipTest
+from zope.interface import implementer
 
 from aesm import ConnectionClosed, MessageHandler, PrivateKey
 from aesm.aio import Connection, Request, serve
+from aesm.aio.loop import theReactor
 from tests.aio.test_client import LISTEN, AioCase, echo
 from tests.support.aio import turns
 
@@ -42,6 +48,28 @@ class TalkTests(AioCase):
                 self.assertIsNone(connection.peerName)
                 self.assertEqual(server.connections, {connection.address: connection})
                 self.assertEqual(server.addresses, [server.address])
+
+        self.runLoop(main())
+
+    def test_eager(self) -> None:
+        """It is among those that run from its first step on, also in an eager task."""
+        factory = getattr(asyncio, "eager_task_factory", None)
+        if factory is None:
+            raise SkipTest("Python has no eager tasks before 3.12")
+
+        async def main() -> None:
+            """Look from within."""
+            seen: list[bool] = []
+
+            async def talk(connection: Connection) -> None:
+                """Look for itself, and end."""
+                seen.append(server.connections == {connection.address: connection})
+
+            asyncio.get_running_loop().set_task_factory(factory)
+            async with self.serve(talk) as server, self.connect(server) as client:
+                await client.closed()
+                self.assertEqual(server.connections, {})
+            self.assertEqual(seen, [True])
 
         self.runLoop(main())
 
@@ -254,6 +282,43 @@ class ServerTests(AioCase):
                     )
             with self.assertRaises(TypeError):
                 await self.serve(bogus=True)
+
+        self.runLoop(main())
+
+    def test_cancelled(self) -> None:
+        """Who is cancelled in the turn in which it begins to listen keeps nothing."""
+
+        async def main() -> None:
+            """Listen, and cancel."""
+            reactor: Any = await theReactor()
+            listening: Deferred[Any] = Deferred()
+            factories: list[Any] = []
+
+            @implementer(IStreamServerEndpoint)
+            class Slow:
+                """Takes its time."""
+
+                def listen(self, protocolFactory: object) -> Deferred[Any]:
+                    """
+                    Promise to listen.
+
+                    @param protocolFactory: is kept.
+                    """
+                    factories.append(protocolFactory)
+                    return listening
+
+            async def begin() -> None:
+                """Serve."""
+                await serve(echo, cast(Any, Slow()), key=PrivateKey.generate())
+
+            beginning = asyncio.create_task(begin())
+            await turns()
+            port = reactor.listenTCP(0, factories[0], interface="127.0.0.1")
+            listening.callback(port)
+            beginning.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await beginning
+            self.assertFalse(port.connected)
 
         self.runLoop(main())
 
