@@ -187,8 +187,12 @@ class Answering:
             return
         error = failure.value
         if isinstance(error, RequestFailed):
-            self._refuse(request, error.code, error.reason)
-        elif request.isWithdrawn:
+            try:
+                self._refuse(request, error.code, error.reason)
+                return
+            except Exception:  # with that nobody can be refused
+                failure = Failure()
+        if request.isWithdrawn:
             self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
         elif not (self._connection.isClosing and failure.check(ConnectionClosed)):
             self._tell(failure)

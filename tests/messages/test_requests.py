@@ -5,11 +5,14 @@ connection, with a handler at the other side and without.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.defer import fail as failed
 from zope.interface import implementer
 
 from aesm import (
@@ -192,6 +195,19 @@ class AskTests(PairTestCase):
         pair.deliver()
         self.assertEqual(self.successResultOf(answer), "!")
 
+    def test_views(self) -> None:
+        """Bytes may be those of any view, whatever its layout, as in a message."""
+        pair = self.pair()
+        views = memoryview(b"a-b-c")[::2], memoryview(array("H", [1, 2]))
+        for view in views:
+            answer = pair.client.request(view)
+            pair.deliver()
+            request = self.taken(pair.accepted)
+            self.assertEqual(request.data, bytes(view))
+            request.answer(view)
+            pair.deliver()
+            self.assertEqual(self.successResultOf(answer), bytes(view))
+
     def test_timeout(self) -> None:
         """
         Who has waited long enough is told so, in the words of each library, and the
@@ -217,7 +233,9 @@ class AskTests(PairTestCase):
         pair = self.pair()
         for wrong in (-1, -0.001, float("nan")):
             self.assertRaises(ValueError, pair.client.request, "?", timeout=wrong)
-        self.assertRaises(TypeError, pair.client.request, "?", timeout="5")
+        for strange in ("5", Decimal(5)):  # which no clock can add to its time
+            self.assertRaises(TypeError, pair.client.request, "?", timeout=strange)
+        self.assertRaises(OverflowError, pair.client.request, "?", timeout=10**400)
         pair.deliver()
         self.assertEqual(len(pair.accepted.retrieved), 0)
         answer = pair.client.request("?", timeout=float("inf"))
@@ -408,6 +426,32 @@ class HandlerTests(PairTestCase):
         for answer in self.ask(pair, "fail", "fail"):
             self.failureResultOf(answer, RequestFailed)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_wrongRefusals(self) -> None:
+        """
+        What L{RequestFailed} has and no request can be refused with is a failure as any
+        other, and nobody waits for ever.
+        """
+        strange: Any = (None, 1008.5, "1008")
+        wrongs = [RequestFailed(code) for code in (70000, -1, *strange)]
+        wrongs.append(RequestFailed(1008, strange))
+
+        def react(connection: Connection, packet: Request) -> Any:
+            """Refuse, at once or later."""
+            number, isLater = packet.data.split()
+            if isLater == "True":
+                return failed(wrongs[int(number)])
+            raise wrongs[int(number)]
+
+        pair = self.pair(Answerer(react))
+        for isLater in (False, True):
+            asked = [f"{number} {isLater}" for number in range(len(wrongs))]
+            for answer in [*self.ask(pair, *asked), *self.ask(pair, asked[0])]:
+                error = self.failureResultOf(answer, RequestFailed).value
+                self.assertEqual(error.code, 1011)
+            self.assertEqual(len(self.flushLoggedErrors()), len(wrongs) + 1)
+            pair.advance(BURST_SECONDS)
+        self.assertTrue(pair.client.isOpen)
 
     def test_none(self) -> None:
         """A handler without the method refuses."""
