@@ -554,7 +554,7 @@ class ClientNetwork(_Network[ThreadedClientService, Packet]):
         cost = costOf(cast("str | bytes", data))
         try:
             answer = self._running.request(data, timeout)
-        except ValueError:
+        except Exception:  # the timeout is none
             self._release(None, cost)
             raise
         return answer.addBoth(self._release, cost)

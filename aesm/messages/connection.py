@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.batch import Batch, Body, Message, SharedBatch
-from aesm.core.messages.frames import MESSAGE_OVERHEAD
+from aesm.core.messages.frames import MESSAGE_OVERHEAD, checkClose
 from aesm.errors import (
     AESMError,
     CloseCode,
@@ -406,10 +406,10 @@ class Connection:
 
         @param code: docs/protocol.md, section 9.
         @param reason: text for the peer.
-        @raise TypeError: the reason is not text.
+        @raise TypeError: the reason is not text, or the code no number.
+        @raise ValueError: the code is not 0 to 65535.
         """
-        if not isinstance(reason, str):
-            raise TypeError(f"a reason is str, not {type(reason).__name__}")
+        checkClose(code, reason)
         if self._protocol is not None:
             self.closeBatch()
             self._protocol.close(code, reason, after)

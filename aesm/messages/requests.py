@@ -132,7 +132,8 @@ def waiting(timeout: float | None) -> PendingAnswer:
     @param timeout: what C{limit} will be called with: before anything is sent.
     @raise ValueError: it is negative, or no number.
     """
-    if timeout is not None and not timeout >= 0:
+    # As a clock will: what cannot be added to its time must not be sent first.
+    if timeout is not None and not 0.0 + timeout >= 0:
         raise ValueError(f"timeout must be seconds, from 0, not {timeout!r}")
     return PendingAnswer(_withdraw)
 

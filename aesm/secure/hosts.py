@@ -16,6 +16,7 @@ accepts connections and then hangs, or fails in the handshake, comes last the ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import Any, cast
@@ -65,13 +66,16 @@ def clientEndpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
     port = int(fields["port"])
     if not 0 < port < 65536:
         raise ValueError(f"a port is 1 to 65535, not {port}")
+    timeout = float(fields.get("timeout", 30))
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"a timeout is seconds, above 0, not {timeout:g}")
     bind = fields.get("bindAddress")
     return HostEndpoint(
         reactor,
         fields["host"],
         port,
         location=locationOf(text, (kind, given, named)),
-        timeout=float(fields.get("timeout", 30)),
+        timeout=timeout,
         bindAddress=None if bind is None else (bind, 0),
     )
 

@@ -58,6 +58,7 @@ SHARE = 4  # one host, or one key, has a quarter
 MIN_SHARE = 8  # connections, where a quarter is less
 HANDSHAKES_PER_HOST = 100.0  # a second
 BURST_SECONDS = 10  # how long a quiet host saves up its handshakes
+ANY = 1e9  # handshakes a second, more than anybody makes
 HOST_PREFIX = 64  # bits of an IPv6 address that tell hosts apart
 
 _Member = TypeVar("_Member", bound=Hashable)
@@ -371,8 +372,8 @@ class TokenBuckets:
         @param rate: tokens a second, above 0; a bucket holds those of
             C{BURST_SECONDS}, and at least one.
         """
-        self._rate = rate
-        self._size = max(1.0, rate * BURST_SECONDS)
+        self._rate = min(rate, ANY)  # with infinite ones nothing can be computed
+        self._size = max(1.0, self._rate * BURST_SECONDS)
         self._buckets: dict[str, tuple[float, float]] = {}  # tokens, since when
         self._swept = 0.0
 

@@ -364,9 +364,9 @@ class AESMServerFactory(SecureFactory):
             it does about that, for which it has as long again; fails with
             L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
             be written to the end.
-        @raise ValueError: C{spread} is not from 0 to an hour.
+        @raise ValueError: C{spread} is not from 0 to an hour, or C{deadline} no time.
         """
-        checkSpread(spread)
+        checkStop(deadline, spread)
         left = self._draining.drain(reason, spread)
         return left.addCallback(lambda nothing: self._end(reason, deadline, spread))
 
@@ -612,12 +612,15 @@ def _cancel(result: _T, timer: IDelayedCall) -> _T:
     return result
 
 
-def checkSpread(spread: float) -> None:
+def checkStop(deadline: float, spread: float) -> None:
     """
-    Check over how long clients are to come back.
+    Check how long a stop may take, and over how long clients are to come back.
 
-    @raise ValueError: that is not from 0 to an hour.
+    @raise ValueError: the one is negative, or no number, or the other is not from 0 to
+        an hour.
     """
+    if not 0.0 + deadline >= 0:  # as a clock adds it
+        raise ValueError(f"deadline must be seconds, from 0, not {deadline!r}")
     if not 0 <= spread <= MAX_AFTER / 1000:
         raise ValueError(f"spread must be 0 to {MAX_AFTER / 1000:g}, not {spread!r}")
 

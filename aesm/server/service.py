@@ -42,7 +42,7 @@ from aesm.secure.announce import announce
 from aesm.secure.listening import listenOn, serverEndpoint
 from aesm.server.broadcast import Peers
 from aesm.server.cluster import Cluster
-from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message, checkSpread
+from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message, checkStop
 from aesm.server.registry import Connections
 from aesm.trust.keys import PublicKey
 
@@ -186,9 +186,9 @@ class Server(Service):
         @return: fires when all ports and connections are gone; fails with
             L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
             be written to the end.
-        @raise ValueError: C{spread} is not from 0 to an hour.
+        @raise ValueError: C{spread} is not from 0 to an hour, or C{deadline} no time.
         """
-        checkSpread(spread)
+        checkStop(deadline, spread)
         super().stopService()
         self._started.cancel()
         ports, self._ports = self._ports, []

@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.python import threadable
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -26,6 +27,7 @@ import aesm
 from aesm import AnyServer, ClientNetwork, ServerNetwork
 from aesm.blocking import network, reactorthread
 from aesm.blocking.reactorthread import ReactorState, ReactorThread
+from aesm.blocking.threaded import ThreadedClientService
 from tests import ROOT
 from tests.blocking.test_reactorthread import Reactor
 from tests.support import networkprograms as network_programs
@@ -77,6 +79,28 @@ class BoundTests(SynchronousTestCase):
         server = ServerNetwork("127.0.0.1", 0, key=SERVER_KEY)
         sending = server.sendAll("late", timeout=0)
         self.assertIn("0 seconds", str(self.assertRaises(TimeoutError, run, sending)))
+
+    def test_room(self) -> None:
+        """A request that was refused for its timeout takes no room any more."""
+
+        class Idle(ClientNetwork):
+            """Has a service that was never started."""
+
+            def _begin(self, endpoint: str, options: dict[str, Any]) -> Deferred[None]:
+                """Connect to nobody."""
+                reactor = self._reactorThread.reactor
+                self._service = ThreadedClientService(
+                    endpoint, self._unregister, reactor=reactor, **options
+                )
+                return succeed(None)
+
+        client = Idle("127.0.0.1", 9, sendBuffer=100)
+        strange: Any = "5"
+        for kind, timeout in ((ValueError, -1), (TypeError, strange)):
+            for _ in range(3):
+                asked = client.request(bytes(30), timeout)
+                self.reactor.advance(0)
+                self.assertIsInstance(asked.exception(timeout=0), kind)
 
     def test_stop(self) -> None:
         """Stopping ends after a minute, and the server when the reactor gets to it."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -687,12 +687,18 @@ class ClosedTests(PairTestCase):
 
     def test_wrongReason(self) -> None:
         """
-        Words that are no text are the caller's error, at once, and change nothing.
+        Words that are no text, and codes that are no such numbers, are the caller's
+        error, at once, and change nothing.
         """
         pair = self.pair()
         for wrong in (b"bye", None, 3):
             words: Any = wrong
             self.assertRaises(TypeError, pair.client.close, words)
+        for code in (-1, 1 << 16):
+            self.assertRaises(ValueError, pair.client.closeWith, code, "")
+        for strange in ("1000", 1000.0, None):
+            code = cast(Any, strange)
+            self.assertRaises(TypeError, pair.client.closeWith, code, "")
         sent = pair.client.sendData("x")
         pair.deliver()
         self.successResultOf(sent)

@@ -117,7 +117,16 @@ class HostsTests(SynchronousTestCase):
         for text in ("unix:/run/aesm.sock", "unix:8765"):
             endpoint = clientEndpoint(self.reactor, text)
             self.assertNotIsInstance(endpoint, HostEndpoint)
-        for text in ("tcp:host:1:what=5", "tcp:host:port", "tcp:host:0", "what:host:1"):
+        for text in (
+            "tcp:host:1:what=5",
+            "tcp:host:port",
+            "tcp:host:0",
+            "what:host:1",
+            *(
+                f"tcp:host:1:timeout={wrong}"
+                for wrong in ("-1", "0", "nan", "inf", "x")
+            ),
+        ):
             with self.assertRaises((ValueError, TypeError)):
                 clientEndpoint(self.reactor, text)
 

@@ -5,6 +5,7 @@ room.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any, cast
 
@@ -132,6 +133,13 @@ class TokenBucketsTests(SynchronousTestCase):
         self.assertTrue(buckets.take("a", 0.0))
         self.assertFalse(buckets.take("a", 999.0))
         self.assertTrue(buckets.take("a", 1001.0))
+
+    def test_any(self) -> None:
+        """Where there is no bound, nobody waits, and nobody is remembered for long."""
+        buckets = TokenBuckets(math.inf)
+        for second in range(100):
+            self.assertTrue(buckets.take(f"host {second}", float(second)))
+        self.assertLessEqual(len(buckets._buckets), 2 * BURST_SECONDS)
 
     def test_forgotten(self) -> None:
         """

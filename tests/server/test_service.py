@@ -4,6 +4,7 @@ Tests for L{aesm.server.service}: L{listen}, and what a server can do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -359,6 +360,26 @@ class StopTests(PairTestCase):
                 self.assertEqual(len(client.retrieved), 1)
             self.assertEqual(len(server.connections), 0)
             self.assertEqual(network.clock.getDelayedCalls(), [])
+
+    def test_wrongDeadline(self) -> None:
+        """What is no time is refused before anything is done."""
+        network, server = self.serve()
+        client = self.join(network)
+        strange: Any = "5"
+        for kind, wrong in (
+            (ValueError, -1),
+            (ValueError, math.nan),
+            (TypeError, strange),
+        ):
+            for stop in (server.stop, server.factory.stop):
+                self.assertRaises(kind, stop, deadline=wrong)
+        self.successResultOf(client.drain())
+        sent = client.sendData("x")
+        network.deliver()
+        self.successResultOf(sent)
+        stopped = server.stop(deadline=math.inf)
+        network.deliver()
+        self.successResultOf(stopped)
 
     def test_nobody(self) -> None:
         """With nobody there it is done at once, as often as one likes."""

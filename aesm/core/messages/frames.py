@@ -37,6 +37,7 @@ __all__ = [
     "Requests",
     "Responses",
     "Welcome",
+    "checkClose",
     "decodeClose",
     "encodeAck",
     "encodeBatch",
@@ -321,6 +322,21 @@ def encodeBatch(
     count = COUNT.pack(len(table))
     size = COUNT_SIZE + COUNT_SIZE * len(table) + sum(map(len, bodies))
     return [_HEADER.pack(size, BATCH, micros), count, table.tobytes(), *bodies]
+
+
+def checkClose(code: object, reason: object) -> None:
+    """
+    Check what a CLOSE is to say.
+
+    @raise TypeError: the code is no number, or the reason no text.
+    @raise ValueError: the code is no u16.
+    """
+    if not isinstance(reason, str):
+        raise TypeError(f"a reason is str, not {type(reason).__name__}")
+    if not isinstance(code, int):
+        raise TypeError(f"a code is int, not {type(code).__name__}")
+    if not 0 <= code < 1 << 16:
+        raise ValueError(f"a code is 0 to 65535, not {code}")
 
 
 def encodeClose(micros: int, code: int, reason: str, after: int = 0) -> bytes:

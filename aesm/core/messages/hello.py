@@ -175,12 +175,15 @@ class ConversationSettings:
         """
         Validate everything, so that no connection can fail over it later.
 
+        @raise TypeError: a value is not of its type, which no peer would take.
         @raise ValueError: a value is out of range; says what the range is.
         """
         for name in ("maxMessage", "sendBuffer", "receiveBuffer"):
             value = getattr(self, name)
+            _checkType(name, value, int)
             if not 0 < value <= MAX_BYTES:
                 raise ValueError(f"{name} must be 1 to {MAX_BYTES} bytes, not {value}")
+        _checkType("heartbeat", self.heartbeat, int, float)
         if not 0 < self.heartbeat <= MAX_SECONDS:
             raise ValueError(
                 f"heartbeat must be above 0 and at most {MAX_SECONDS:g} seconds, not "
@@ -234,6 +237,13 @@ _UNSAID = {
     "resume": True,
     "requests": False,
 }
+
+
+def _checkType(name: str, value: object, *kinds: type) -> None:
+    """Refuse a value of another type: JSON's true is no number, 1e6 no whole one."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        said = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} must be {said}, not {value!r}")
 
 
 def _refuseConstant(constant: str) -> NoReturn:

@@ -124,6 +124,8 @@ def encodeData(prefix: bytes, data: str | bytes | bytearray | memoryview) -> byt
     """
     if isinstance(data, str):
         return prefix + TEXT_REQUEST + data.encode("utf-8")
+    if isinstance(data, memoryview) and not data.c_contiguous:
+        data = bytes(data)  # as it cannot be joined
     if isinstance(data, bytes | bytearray | memoryview):
         return b"".join((prefix, BINARY_REQUEST, data))
     raise TypeError(f"a message is str or bytes, not {type(data).__name__}")

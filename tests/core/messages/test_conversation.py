@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from itertools import product
 from typing import Any, cast
 
@@ -224,10 +225,17 @@ class SettingsTests(SynchronousTestCase):
             self.assertEqual(Hello.decode(said).resume, resume)
 
     def test_bounds(self) -> None:
-        """Sizes are above 0 and fit a BATCH's lengths."""
+        """
+        Sizes are whole numbers above 0 that fit a BATCH's lengths: others a peer would
+        take for a broken hello.
+        """
+        given: dict[str, Any]
         for name in ("maxMessage", "sendBuffer", "receiveBuffer"):
+            for strange in (1e6, True, "1", None, Decimal(1)):
+                given = {name: strange}
+                self.assertRaises(TypeError, ConversationSettings, **given)
             for value in (1, MAX_BYTES):
-                given: dict[str, Any] = {name: value}
+                given = {name: value}
                 ConversationSettings(**given)
             for value in (-1, 0, MAX_BYTES + 1):
                 self.refused(f"{name} must be 1 to 2147483647 bytes", **{name: value})
@@ -237,6 +245,9 @@ class SettingsTests(SynchronousTestCase):
         ConversationSettings(heartbeat=0.001)
         for value in (-1, 0, float("inf"), float("nan")):
             self.refused("heartbeat must be above 0", heartbeat=value)
+        for strange in (True, "1", None, Decimal(1)):
+            given: dict[str, Any] = {"heartbeat": strange}
+            self.assertRaises(TypeError, ConversationSettings, **given)
 
     def test_agent(self) -> None:
         """What the peer is told must fit its bounds, in JSON."""
