@@ -88,7 +88,6 @@ class _Incoming:
         if not opened.complete:  # of that nobody need ask for the digest
             self._file.follow(opened.offset)
         self._progress = progress
-        self.report()
 
     @property
     def name(self) -> str:
@@ -112,7 +111,6 @@ class _Incoming:
         self._file.write(chunk.offset, chunk.data)
         self.received = end
         self._file.follow(end)
-        self.report()
 
     async def complete(self, sha256: str) -> str:
         """
@@ -327,7 +325,17 @@ class FileReceiver(MessageHandler):
         except OSError as error:
             self._end(chunk.token).close()
             raise self._failed(connection, incoming.name, error) from None
+        self._report(chunk.token)
         return answering()
+
+    def _report(self, token: bytes) -> None:
+        """Say how much of a file is there; if that fails, let go of it."""
+        try:
+            self._incoming[token].report()
+        except Exception:
+            if token in self._incoming:  # else it has ended the connection, too
+                self._end(token).close()
+            raise
 
     async def _finish(
         self, connection: Connection, kind: str, token: bytes, sha256: str
@@ -396,6 +404,8 @@ class FileReceiver(MessageHandler):
         )
         if connection.isOver or begun.called:  # since then
             await self._end(token).close()
+        else:
+            self._report(token)
         return answering(token=token.hex(), offset=incoming.received)
 
     def _checkRoom(self, connection: Connection) -> None:

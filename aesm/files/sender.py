@@ -18,11 +18,17 @@ from collections.abc import Callable
 from errno import EINVAL, EISDIR
 from typing import Any, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from aesm.core.messages.batch import Message
-from aesm.errors import CloseCode, FileChanged, RequestFailed, SessionLost
+from aesm.errors import (
+    AESMError,
+    CloseCode,
+    FileChanged,
+    RequestFailed,
+    SessionLost,
+)
 from aesm.files.disk import DiskFile, InThread
 from aesm.files.requests import (
     AHEAD,
@@ -204,8 +210,8 @@ class _Sending:
         if not 0 <= offset <= self._offer.size:
             raise RequestFailed(FileCode.MALFORMED, "the answer is out of range")
         self._token, self.begun = _token(token), offset
-        self._report(offset)
         try:
+            self._report(offset)
             sha256 = await self._sendFrom(offset)
             done = asking("done", token=token, sha256=sha256)
             answer = await self._connection.request(done)
@@ -213,7 +219,9 @@ class _Sending:
             # What has come is of no use to anybody.
             self._end("drop", token)
             raise
-        except (CancelledError, OSError):
+        except AESMError:
+            raise
+        except Exception:  # cancelled, not to be read, or the progress's own
             self._end("leave", token)
             raise
         finally:

@@ -105,6 +105,35 @@ class FileReceiverTests(ReceiverTestCase):
         self.sent(pair, self.put("a.bin", b"x" * (CHUNK + 1)))
         self.assertEqual(told, self.progress)
 
+    def test_progressFails(self) -> None:
+        """
+        Where what is told of the progress fails, so has the request, and the file is
+        let go of: it can be offered again.
+        """
+        fatal = [0, 4]
+
+        def progress(name: str, done: int, size: int) -> None:
+            """Fail, once each."""
+            if done in fatal:
+                fatal.remove(done)
+                raise ZeroDivisionError
+
+        receiver = FileReceiver(
+            self.theirs, progress=progress, inThread=self.receiver._inThread
+        )
+        pair = self.meet(receiver)
+        self.assertEqual(self.ask(pair, OFFER), CloseCode.INTERNAL_ERROR)
+        self.assertTrue(receiver.isIdle)
+        token, _ = self.offer(pair)
+        failed = self.chunk(pair, token, 0, b"0123")
+        self.assertEqual(failed, CloseCode.INTERNAL_ERROR)
+        self.assertTrue(receiver.isIdle)
+        token, offset = self.offer(pair)
+        self.assertEqual(offset, 4)
+        self.chunk(pair, token, 4, b"456789")
+        self.assertEqual(self.done(pair, token, b"0123456789"), '{"name": "a.txt"}')
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
     def test_outOfTurn(self) -> None:
         """Chunks come one behind the other, and end where the file does."""
         pair = self.meet()

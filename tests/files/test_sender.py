@@ -304,6 +304,23 @@ class ResumeTests(FileTestCase):
             thread.work()
         self.sent(pair, path)
 
+    def test_progressFails(self) -> None:
+        """Nor has it where what is told of the progress fails."""
+        pair, path = self.meet(), self.put("a.bin", os.urandom(3 * CHUNK))
+        fatal = [0, 2 * CHUNK, 3 * CHUNK]
+
+        def report(name: str, done: int, size: int) -> None:
+            """Fail somewhere."""
+            if done in fatal:
+                fatal.remove(done)
+                raise ZeroDivisionError
+
+        while fatal:
+            self.failureResultOf(self.send(pair, path, report), ZeroDivisionError)
+            pair.deliver()
+            self.assertTrue(self.receiver.isIdle)
+        self.sent(pair, path)
+
 
 class ChangedTests(FileTestCase):
     """A file that changes while it is sent does not arrive as if it had not."""
