@@ -350,6 +350,9 @@ class AESMProtocol:
                     self.connection.requests.called(event)
                     if self.owner.budget is not None and self.owner.budget.full:
                         self.owner.overfull(self.connection)
+                elif isinstance(event, Answered):  # nobody else knows of these any more
+                    reason = self._whyLost(self.closing)
+                    self.connection.requests.notAnswered(event.waiters, reason)
             case Accepted(_, resumed):
                 self.owner.accepted(self, resumed)
             case PeerClosed(code, reason, after):

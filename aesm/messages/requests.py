@@ -335,7 +335,11 @@ class Requests:
         """Fail those who wait: no answer will come."""
         outbox = self._outbox
         asked, outbox.asked = outbox.asked or {}, None
-        for waiter in asked.values():
+        self.notAnswered(asked.values(), reason)
+
+    def notAnswered(self, waiters: Iterable[object], reason: AESMError) -> None:
+        """Fail some of those who wait, or waited: their answers are not taken."""
+        for waiter in waiters:
             if isinstance(waiter, PendingAnswer) and not waiter.called:
                 waiter.asker = None
                 waiter.errback(closedError(reason))

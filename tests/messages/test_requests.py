@@ -271,6 +271,31 @@ class AskTests(PairTestCase):
         self.assertEqual(pair.client.session.outbox.asked, {})
         self.assertEqual(pair.client.session.outbox.count, 3)
 
+    def test_notTaken(self) -> None:
+        """
+        Who has asked is told of the end if the answer comes when nothing is taken any
+        more: behind what a coroutine read last.
+        """
+        answers: list[Deferred[str | bytes]] = []
+
+        async def talk(connection: Connection) -> None:
+            """Ask, and do not wait for that."""
+            answers.extend(connection.request(data) for data in "abc")
+            await connection.retrieved.get()
+            answers[1].cancel()
+
+        pair = self.pair(talk)
+        pair.deliver()
+        requests = [self.taken(pair.client) for _ in "abc"]
+        pair.client.sendData("enough")
+        for request in requests:
+            request.answer("!")
+        answers[0].addErrback(lambda failure: answers[2].cancel())
+        pair.deliver()
+        self.assertIsNone(self.successResultOf(answers[0]))
+        for each in answers[1:]:
+            self.failureResultOf(each, CancelledError)
+
     def test_ended(self) -> None:
         """With the connection ends all that waits, at both sides."""
         pair = self.pair()
