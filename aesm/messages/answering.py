@@ -185,7 +185,8 @@ class Answering:
         """Refuse a request: its handler does, or has failed."""
         if not request.isOpen:
             return
-        error = failure.value
+        error, connection = failure.value, self._connection
+        isClosing = connection.isClosing or connection.isEnding
         if isinstance(error, RequestFailed):
             try:
                 self._refuse(request, error.code, error.reason)
@@ -194,7 +195,7 @@ class Answering:
                 failure = Failure()
         if request.isWithdrawn:
             self._refuse(request, CloseCode.WITHDRAWN, "withdrawn")
-        elif not (self._connection.isClosing and failure.check(ConnectionClosed)):
+        elif not (isClosing and failure.check(ConnectionClosed)):
             self._tell(failure)
             self._refuse(request, CloseCode.INTERNAL_ERROR, "internal error")
 

@@ -492,9 +492,12 @@ class Dispatcher:
         """Close the connection over which the handler failed."""
         # That an answer cannot be sent to a peer that is closing is no failure of
         # the handler's: it gets the packets that came before the peer's CLOSE.
-        if self._connection.isClosing and failure.check(ConnectionClosed):
+        closed = failure.check(ConnectionClosed)
+        if self._connection.isClosing and closed:
             return
         self.stop()
+        if self._connection.isEnding and closed:
+            return  # nor is that we close, but it is not done with what it was handed
         _log.failure(
             "the handler failed over {connection!r}, which is closed",
             failure,

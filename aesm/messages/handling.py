@@ -331,7 +331,8 @@ class _Talking(_Waiting):
 
     def _ebFailed(self, failure: Failure, connection: Connection) -> None:
         """Close the connection of a coroutine that has failed."""
-        gone = connection.isClosing and failure.check(ConnectionClosed, CancelledError)
+        isClosing = connection.isClosing or connection.isEnding
+        gone = isClosing and failure.check(ConnectionClosed, CancelledError)
         if not gone:
             _log.failure(
                 "the handler failed over {connection!r}, which is closed",

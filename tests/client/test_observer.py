@@ -12,6 +12,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from aesm import (
+    AESMError,
     AnyServer,
     ClientService,
     Connection,
@@ -336,6 +337,46 @@ class HandlerTests(ServiceTestCase):
         self.network.deliver()
         (connection,) = server.connections.values()
         self.assertEqual([p.data for p in connection.retrieved], ["first", "second"])
+
+    def test_stopped(self) -> None:
+        """
+        That what it still would send cannot be sent any more, since the service is
+        stopped, is no failure of it; what it was not done with is not acknowledged.
+        """
+
+        async def late(connection: Connection, packet: object) -> str:
+            """Take some time, and send something."""
+            await going
+            await connection.sendData("too late")
+            return "too late"
+
+        async def talk(connection: Connection) -> None:
+            """Do so in a coroutine for all."""
+            await late(connection, None)
+
+        class Requests(Recorder):
+            """Does so with requests."""
+
+            requestReceived = staticmethod(late)
+
+        server, waiting = self.listening(), Recorder(late)
+        for handler in (waiting, Requests(), talk):
+            going: Deferred[None] = Deferred()
+            service = self.handled(handler)
+            self.network.deliver()
+            (accepted,) = server.connections.values()
+            sent, asked = accepted.sendData("x"), accepted.request("?")
+            self.network.deliver()
+            stopped = service.stopService()
+            going.callback(None)
+            self.network.deliver()
+            self.successResultOf(stopped)
+            asked.addErrback(lambda failure: failure.trap(AESMError))
+            self.assertEqual(self.flushLoggedErrors(), [])
+            if handler is waiting:
+                self.assertClosed(sent, 1000)
+            else:
+                self.successResultOf(sent)
 
     def test_fails(self) -> None:
         """Where it fails, that session is closed with 1011, and there is another."""
