@@ -97,6 +97,7 @@ class MemoryTransport:
         self._streaming = False
         self._wanted = False  # whether to resume the producer when all is delivered
         self._aborting = False
+        self._isReceiving = False  # the protocol is being given bytes
         self._ending = False  # whether we end our direction, after what is in flight
         self._peerEnded = False  # whether we know that the other end has ended its own
         self._noDelay = self._keepAlive = False
@@ -216,7 +217,11 @@ class MemoryTransport:
         if pipe.inFlight:
             data = bytes(pipe.inFlight[:most])
             del pipe.inFlight[:most]
-            self.protocol.dataReceived(data)
+            self._isReceiving = True
+            try:
+                self.protocol.dataReceived(data)
+            finally:
+                self._isReceiving = False
             return True
         if pipe.end is None or self._peerEnded:
             return False
@@ -247,6 +252,13 @@ class MemoryTransport:
             pipe.end = error.ConnectionDone()
             return True
         return False
+
+    def cut(self) -> None:
+        """Break the connection at this end, not within the protocol's own call."""
+        if self._isReceiving:
+            self._clock.callLater(0, self.cut)
+        else:
+            self.lose(error.ConnectionLost())
 
     def lose(self, reason: Exception) -> None:
         """End the connection at this end."""
@@ -294,5 +306,5 @@ class MemoryLink:
 
     def cut(self) -> None:
         """Break the connection at both ends; what is in flight is lost."""
-        self.server.lose(error.ConnectionLost())
-        self.client.lose(error.ConnectionLost())
+        self.server.cut()
+        self.client.cut()

@@ -28,11 +28,21 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 import aesm.testing
-from aesm import NotAuthorized, Server, Truncated, listen
+from aesm import (
+    AnyServer,
+    ClientService,
+    Connection,
+    NotAuthorized,
+    Packet,
+    RequestFailed,
+    Server,
+    Truncated,
+    listen,
+)
 from aesm.testing import MemoryNetwork, MemoryPort, connectedPair
 from aesm.testing.network import SERVER
 from aesm.testing.transport import BUFFER, MemoryLink
-from tests.support.pairs import PairTestCase, Recorder
+from tests.support.pairs import CLIENT_KEY, PairTestCase, Recorder
 
 
 class Noting(Protocol):
@@ -481,6 +491,35 @@ class ConnectedPairTests(PairTestCase):
         self.assertRaises(
             RuntimeError, connectedPair, server={"authorizedKeys": lambda *_: slow}
         )
+
+    def test_cutByHandler(self) -> None:
+        """
+        A handler may cut it: the protocol is told in the next turn, as by TCP, and the
+        session goes on.
+        """
+
+        def react(connection: Connection, packet: Packet) -> None:
+            """Cut it at the first of several that came together."""
+            if packet.data == "first":
+                network.links[0].cut()
+
+        handler = Recorder(react)
+        network, _ = self.serve(handler)
+        service = ClientService(
+            network.endpoint(), reactor=network.clock, key=CLIENT_KEY, trust=AnyServer()
+        )
+        service.startService()
+        network.deliver()
+        sent = [service.sendData(data) for data in ("before", "first", "second")]
+        asked = service.request("?")
+        network.advance(3)
+        for each in sent:
+            self.successResultOf(each)
+        self.failureResultOf(asked, RequestFailed)
+        self.assertEqual(handler.data, ["before", "first", "second"])
+        self.assertEqual(len(network.links), 1)
+        service.stopService()
+        network.deliver()
 
     def test_cut(self) -> None:
         """The plug can be pulled."""
