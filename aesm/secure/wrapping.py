@@ -253,14 +253,16 @@ class ClientFactory(WrappingFactory):
         result: Deferred[IProtocol] = Deferred(self._cancel)
         self._result = result
         self._connecting = maybeDeferred(endpoint.connect, self)
-        self._connecting.addErrback(self._settle)
+        self._connecting.addCallbacks(
+            self._cbConnected, self._settle, callbackArgs=(endpoint,)
+        )
         return result
 
     def buildProtocol(  # type: ignore[override]  # Factory's is a Protocol
         self, addr: IAddress | None
     ) -> IProtocol | None:
-        """Build the protocol on the raw transport, if somebody waits for it still."""
-        if self._result is not None:
+        """Build the protocol on the raw transport: one, while somebody waits for it."""
+        if self._result is not None and self._secure is None:
             self._secure = SecureProtocol(self, ClientChannel(self._settings))
             return self._secure
         return None
@@ -298,6 +300,12 @@ class ClientFactory(WrappingFactory):
     def failed(self, secure: SecureProtocol, reason: AESMError) -> None:
         """No secure channel came about."""
         self._settle(Failure(reason))
+
+    def _cbConnected(self, ours: object, endpoint: IStreamClientEndpoint) -> None:
+        """Fail, if the endpoint has connected and has built no protocol."""
+        if self._secure is None:
+            reason = TypeError(f"{endpoint!r} has connected nobody to us")
+            self._settle(Failure(reason))
 
     def _settle(self, outcome: IProtocol | Failure) -> None:
         """Fire what C{connect} returned, once."""

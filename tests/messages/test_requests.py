@@ -463,7 +463,7 @@ class HandlerTests(PairTestCase):
 
         def react(connection: Connection, packet: Request) -> Any:
             """Refuse, at once or later."""
-            number, isLater = packet.data.split()
+            number, isLater = str(packet.data).split()
             if isLater == "True":
                 return failed(wrongs[int(number)])
             raise wrongs[int(number)]

@@ -12,7 +12,13 @@ from typing import Any, cast
 
 from twisted.internet import error, reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
-from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    fail,
+    gatherResults,
+    succeed,
+)
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import (
     IProtocol,
@@ -217,6 +223,27 @@ class ConnectTests(EndpointTestCase):
         """So does what it raises."""
         connecting = self.connect(Scripted(lambda factory: 1 / 0))
         self.failureResultOf(connecting, ZeroDivisionError)
+
+    def test_nobody(self) -> None:
+        """An endpoint that has connected, and has built no protocol, is told of."""
+        connecting = self.connect(Scripted(lambda factory: succeed(None)))
+        failure = self.failureResultOf(connecting, TypeError)
+        self.assertIn("has connected nobody to us", str(failure.value))
+
+    def test_twice(self) -> None:
+        """Of two transports, as of two addresses that answer at once, one is taken."""
+        self.listen()
+        built: list[IProtocol | None] = []
+
+        def both(factory: IProtocolFactory) -> Deferred[IProtocol]:
+            """Connect, and have another protocol built."""
+            connecting = self.network.connect(factory)
+            built.append(factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))
+            return connecting
+
+        connecting = self.connect(Scripted(both))
+        self.assertIs(self.successResultOf(connecting), self.clientInner)
+        self.assertEqual(built, [None])
 
     def test_untrusted(self) -> None:
         """It fails with why the server is not trusted."""
