@@ -340,8 +340,9 @@ def _follow(
     follower: Deferred[_T] = ReactorDeferred(canceller)
 
     def tell(result: _T) -> _T:
-        """Pass the result on."""
-        follower.callback(result)
+        """Pass the result on, unless who was told before has cancelled the follower."""
+        if not follower.called:
+            follower.callback(result)
         return result
 
     leader.addCallback(tell)

@@ -4,6 +4,7 @@ Tests for L{aesm.server.service}: L{listen}, and what a server can do.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -678,6 +679,20 @@ class ServiceTests(PairTestCase):
         listening.cancel()
         self.failureResultOf(listening, CancelledError)
         self.assertTrue(slow.attempts[0].called)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_cancelEachOther(self) -> None:
+        """Who is told that it listens may have another one not wait for that."""
+        slow = SlowEndpoint()
+        server = Server(slow, reactor=self.reactor, key=SERVER_KEY)
+        first, second, third = (server.start() for _ in range(3))
+        first.addCallback(lambda server: second.cancel())
+        slow.attempts[0].callback(tcp("127.0.0.1"))
+        self.successResultOf(first)
+        self.failureResultOf(second, CancelledError)
+        self.assertIs(self.successResultOf(third), server)
+        self.assertFalse(server.running)
+        gc.collect()
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_listenRuns(self) -> None:
