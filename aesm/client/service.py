@@ -419,7 +419,7 @@ class ClientService(Service):
         if isNew:
             self.own(connection)
             self._adopt(connection)
-        _log.info("connected: {connection}", connection=connection)
+        _log.info("connected: {connection}", connection=repr(connection))
         if self._audience is not None:
             self._audience.connected(connection, isNew)
         if isNew and connection is self.former:

@@ -296,6 +296,19 @@ class ConnectTests(ServiceTestCase):
             self.assertLess(2 * expected, SESSION_GRACE)
             self.stop(service)
 
+    def test_logged(self) -> None:
+        """
+        The log says what is connected, and keeps nothing of it: Twisted's keeps what is
+        said, thousands of times, for who begins logging, which other programs never do.
+        """
+        self.listening()
+        with capturedLogs() as events:
+            service = self.service()
+            connection = self.successResultOf(service.whenConnected())
+        (event,) = [e for e in events if e["log_namespace"] == "aesm.service"]
+        self.assertEqual(event["connection"], repr(connection))
+        self.assertNotIn(connection, event.values())
+
     def test_goodbye(self) -> None:
         """
         A server that says over how long its clients are to come back has them come at
