@@ -17,7 +17,7 @@ import os
 from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol, TypeVar, cast
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred
@@ -103,7 +103,7 @@ class LoopReactor(AsyncioSelectorReactor):
         self._process = os.getpid()
         self._executor = _Executor(loop)
         self.open: dict[Closable, None] = {}
-        self._ending = _closeAtEnd(self.open)
+        self._ending = _closeAtEnd(self.open, ref(self))
         self.startRunning(installSignalHandlers=False)
 
     async def begin(self) -> None:
@@ -137,13 +137,19 @@ class LoopReactor(AsyncioSelectorReactor):
         return self._executor
 
 
-async def _closeAtEnd(open: dict[Closable, None]) -> AsyncGenerator[None]:
+async def _closeAtEnd(
+    open: dict[Closable, None], itself: ref[LoopReactor]
+) -> AsyncGenerator[None]:
     """Close what is open once C{asyncio.run} closes this generator."""
     try:
         yield
     finally:
         ending = [each.end(EXIT_DEADLINE) for each in list(open)]
         await asyncio.gather(*ending, return_exceptions=True)
+        # What has been closed has its socket for some more turns, which do not come.
+        reactor = itself()
+        if reactor is not None and not reactor.isForked:
+            reactor.disconnectAll()
 
 
 _reactors: WeakValueDictionary[AbstractEventLoop, LoopReactor] = WeakValueDictionary()

@@ -60,6 +60,10 @@ class AsyncioTests(ProgramCase):
         """A thousand clients in one process are answered; no file stays open."""
         self.check(self.begin("many", "1000"), "all answered\n")
 
+    def test_noneLeft(self) -> None:
+        """A loop that has ended has closed what it had."""
+        self.check(self.begin("one"), "none left\n")
+
     def test_threads(self) -> None:
         """Several loops in threads do not disturb each other, nor the blocking face."""
         self.check(self.begin("threads"), "each its own\n")

@@ -11,6 +11,7 @@ is an error, and so is whatever asyncio or Python have to report.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -23,6 +24,8 @@ from importlib import import_module
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Any
+
+from twisted.internet import tcp
 
 from aesm import ClientNetwork, ConnectionClosed, ServerNetwork, aio
 from aesm.blocking.standardlog import standardLog
@@ -147,6 +150,24 @@ def threads() -> None:
             came.append(found[1].data)
         assert sorted(map(str, came)) == ["from a loop"] * 4 + ["from no loop"], came
     print("each its own")
+
+
+def one() -> None:
+    """Have a client in a loop, which has no connection open afterwards."""
+    gc.disable()  # it would close what is garbage
+
+    async def ask() -> None:
+        """Send one message."""
+        async with aio.connect(f"127.0.0.1:{network.address[1]}") as client:
+            await client.send("from a loop")
+
+    with ServerNetwork("127.0.0.1", 0) as network:
+        run(ask())
+        network.get(LONG)
+        objects = gc.get_objects()
+        left = [each for each in objects if isinstance(each, tcp.Client)]
+        assert not any(each.connected for each in left), left
+    print("none left")
 
 
 async def _serve() -> None:
