@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
@@ -161,7 +162,8 @@ async def _serve(reactor: Any) -> int:
         handler=_Echo(),
         handshakesPerHost=1e6,  # all of them come from here
     )
-    print(server.address[1], server.publicKey, flush=True)
+    with suppress(BrokenPipeError):  # who has begun this was ended: so is the input
+        print(server.address[1], server.publicKey, flush=True)
     standardInput = _InputEnd()
     StandardIO(standardInput)
     await standardInput.ended
@@ -199,6 +201,7 @@ def bench() -> int:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is for this process; that one ends with it
     ) as server:
         assert server.stdout is not None
         said = server.stdout.readline()

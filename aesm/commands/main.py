@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import provider
 
 from aesm.commands.output import writeError
+from aesm.commands.signals import endAtOnce
 
 __all__ = ["CoroutineRunner", "reportingTrust"]
 
@@ -89,7 +90,7 @@ class CoroutineRunner:
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         """Ask the coroutine to end, and let the next signal end all at once."""
-        signal.signal(number, signal.SIG_DFL)
+        endAtOnce(number)
         self._signal = number
         # A signal comes between any two instructions; callFromThread also wakes a
         # reactor that waits for its files.

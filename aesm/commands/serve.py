@@ -20,6 +20,7 @@ from twisted.python import usage
 from aesm.commands.command import Command
 from aesm.commands.daemon import AESMService
 from aesm.commands.serverlog import FORMATS, LEVELS, logObserver
+from aesm.commands.signals import awaitInterrupt, endAtOnce
 from aesm.commands.tap import ServerOptions, makeService
 
 __all__ = ["ServeOptions", "runServer"]
@@ -71,11 +72,12 @@ def runServer(reactor: Any, service: AESMService) -> int:
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", _heedSecond)
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    awaitInterrupt()
     reactor.run()
     return 1 if service.failed else 0
 
 
 def _heedSecond() -> None:
     """Let the next Ctrl-C end the process, and the next SIGTERM do nothing."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    endAtOnce(signal.SIGINT)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

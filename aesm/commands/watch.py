@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from aesm.commands.control import NotDone
 from aesm.commands.output import writeLine
+from aesm.commands.signals import awaitInterrupt
 from aesm.commands.table import linesOf
 
 __all__ = ["showOnce", "watch"]
@@ -47,6 +48,7 @@ def watch(ask: Ask, asJSON: bool) -> int:
     @return: the exit status.
     """
     lines = _shown(ask, asJSON)
+    awaitInterrupt()
     with _screen(not asJSON and _size() is not None) as draw:
         try:
             while True:
