@@ -16,6 +16,7 @@ from twisted.plugin import getPlugins
 from twisted.python import usage
 
 from aesm.commands.command import NotUsable
+from aesm.errors import KeyFileError
 from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey
@@ -155,7 +156,10 @@ def ownKey(path: str | None) -> PrivateKey | None:
     """
     if path is None:
         return None
-    ours = os.path.realpath(stateDirectory())
+    try:
+        ours = os.path.realpath(stateDirectory())
+    except KeyFileError:  # whoever has no home names all files, and makes them before
+        return PrivateKey.load(path)
     if os.path.dirname(os.path.realpath(expanded(path))) == ours:
         return PrivateKey.loadOrCreate(path)
     return PrivateKey.load(path)

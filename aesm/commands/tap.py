@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
 from twisted.plugin import getPlugins
 from twisted.python import usage
 
@@ -48,6 +49,8 @@ from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import nextKeyOf
 
 __all__ = ["Options", "ServerOptions", "makeService"]
+
+_log = Logger(namespace="aesm.control")
 
 _NUMBERS = {
     "max-connections": int,
@@ -309,7 +312,14 @@ class ServerOptions(usage.Options):
             return None
         if given is not None:
             return _absolute(given)
-        return _absolute(str(stateDirectory() / CONTROL_FILE))
+        try:
+            return _absolute(str(stateDirectory() / CONTROL_FILE))
+        except KeyFileError as error:  # it serves clients all the same
+            _log.warn(
+                "no control socket: {reason}; or name the socket with --control PATH",
+                reason=escape(str(error)),
+            )
+            return None
 
     def _number(self, option: str) -> int | float:
         """Read a number, the range of which the factory checks."""

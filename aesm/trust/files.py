@@ -71,6 +71,7 @@ GROUP_READ = 0o040
 # itself: no descriptor or memory is free, the disk is full, its server is away.
 _LASTING = {
     errno.EACCES,
+    errno.EEXIST,  # what is to be a directory is a file, or a link to nowhere
     errno.EISDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,
@@ -429,7 +430,11 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             raise _failed(
-                f"cannot lock {lock}", error, f"{path} is left as it is", path
+                f"cannot lock {lock}",
+                error,
+                "its directory must be one that this user can write to; "
+                f"{path} is left as it is",
+                path,
             ) from error
         yield
     finally:

@@ -18,6 +18,27 @@ from aesm.trust.keys import PrivateKey
 KEY = PrivateKey.generate().publicKey
 
 
+def beHomeless(case: SynchronousTestCase) -> None:
+    """
+    Be a user that the system does not know, and who is told of no directory.
+
+    @param case: for how long.
+    """
+
+    def home() -> Path:
+        """
+        Look for it.
+
+        @return: never.
+        @raise RuntimeError: always.
+        """
+        raise RuntimeError("Could not determine home directory.")
+
+    case.patch(Path, "home", home)
+    for name in ("AESM_HOME", "XDG_STATE_HOME"):
+        os.environ.pop(name, None)
+
+
 class CommandTestCase(SynchronousTestCase):
     """
     Commands in this process, with a state directory of their own.

@@ -15,7 +15,7 @@ from aesm.errors import KeyFileError
 from aesm.secure.hosts import clientEndpoint
 from aesm.secure.listening import serverEndpoint
 from aesm.trust.keys import PrivateKey
-from tests.commands.test_cli import CommandTestCase
+from tests.commands.test_cli import CommandTestCase, beHomeless
 
 
 class OwnKeyTests(CommandTestCase):
@@ -34,6 +34,15 @@ class OwnKeyTests(CommandTestCase):
         key = ownKey(str(self.home / "my.key"))
         assert key is not None
         self.assertEqual(PrivateKey.load(self.home / "my.key").raw, key.raw)
+
+    def test_homeless(self) -> None:
+        """A user without a home directory may have a key all the same."""
+        key = ownKey(str(self.home / "my.key"))
+        assert key is not None
+        beHomeless(self)
+        again = ownKey(str(self.home / "my.key"))
+        assert again is not None
+        self.assertEqual(again.raw, key.raw)
 
     def test_client(self) -> None:
         """So it is for a client."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, IServiceMaker
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.plugin import getPlugins
 from twisted.python import usage
 from twisted.scripts._twistd_unix import ServerOptions
@@ -26,6 +26,7 @@ from aesm.errors import SpoolError
 from aesm.secure.openfiles import placesPossible
 from aesm.store.sqlite import SpoolFile
 from aesm.trust.keys import PSK, PrivateKey
+from tests.commands.test_cli import beHomeless
 
 
 class TapTestCase(SynchronousTestCase):
@@ -95,6 +96,21 @@ class OptionsTests(TapTestCase):
         here = os.path.join(os.getcwd(), "b")
         self.assertEqual(self.parse("--control", "b").control, here)
         self.assertIsNone(self.parse("--no-control").control)
+
+    def test_homeless(self) -> None:
+        """Who has no home directory has no control socket, and serves all the same."""
+        PrivateKey.generate().save(self.home / "my.key")
+        beHomeless(self)
+        with capturedLogs() as events:
+            options = self.parse("--key", str(self.home / "my.key"))
+        self.assertIsNone(options.control)
+        [said] = [formatEvent(event) for event in events]
+        self.assertRegex(
+            said, "^no control socket: .* set AESM_HOME .* --control PATH$"
+        )
+        with capturedLogs() as events:
+            self.parse("--key", str(self.home / "my.key"), "--no-control")
+        self.assertEqual(events, [])
 
     def test_all(self) -> None:
         """All options together."""

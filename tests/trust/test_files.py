@@ -568,9 +568,13 @@ class WriteFileTests(FilesTestCase):
     def test_cannotMakeDirectory(self) -> None:
         """A directory that cannot be one is an error."""
         self.put(b"")
-        self.path = self.path / "file"
-        error = self.refused(writeFile, self.path, b"", replace=False)
-        self.assertIn("cannot write", str(error))
+        link = self.path.with_name("link")
+        link.symlink_to("nowhere")
+        for directory in (self.path, link):
+            self.path = directory / "file"
+            error = self.refused(writeFile, self.path, b"", replace=False)
+            self.assertIn("cannot write", str(error))
+            self.assertIn("name a directory", str(error))
 
     def test_publishingFails(self) -> None:
         """
@@ -752,7 +756,8 @@ class LockedTests(FilesTestCase):
         """What cannot be a lock is an error: a link, a directory, a full table."""
         lock = self.path.with_name("file.lock")
         lock.symlink_to("nothing")
-        self.refused(locked(self.path).__enter__)
+        error = self.refused(locked(self.path).__enter__)
+        self.assertIn("its directory must be one", str(error))
         lock.unlink()
         lock.mkdir()
         self.refused(locked(self.path).__enter__)
