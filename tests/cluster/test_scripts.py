@@ -710,6 +710,27 @@ class LeaseTests(ScriptTestCase):
         self.lease(self.two)
         self.assertEqual(self.sweep(), 0)
 
+    def test_setBack(self) -> None:
+        """
+        Where it was set back, nothing is given up so much later: what was due just
+        before goes after the first grace, and nodes that died by then do.
+        """
+        self.calm()
+        back = 3_600_000
+        seconds = int(self.redis.command("TIME")[0])
+        due = seconds * 1000 + back - 1
+        self.redis.command("HINCRBY", self.key("meta"), "pulse", back)
+        self.redis.command("ZADD", self.key("w"), due, "T")
+        self.redis.command("ZADD", self.key("n"), due, "one")
+        self.assertEqual(self.lease(self.two), [0, 0])
+        self.assertEqual(self.sweep(), 0)
+        until = float(self.redis.command("ZSCORE", self.key("n"), "two"))
+        self.assertGreaterEqual(until, due + self.LEASE)
+        self.redis.command("HSET", self.key("meta"), "calm", 1)
+        self.assertGreater(self.sweep(), 0)
+        self.assertEqual(self.has("n"), [b"two"])
+        self.assertNotIn(b"T", self.has("w"))
+
     def test_remembered(self) -> None:
         """What the engine knows of a node's batches is for a while."""
         self.lease(self.one)

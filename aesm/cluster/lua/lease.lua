@@ -10,6 +10,10 @@ if isKnown then redis.call('HSET', mine, 'says', ARGV[6]) end
 -- clock was set.  No client could come back meanwhile: they have a grace from now on.
 local pulse = tonumber(redis.call('HGET', meta, 'pulse') or 0)
 if lease > 0 and math.abs(time - pulse) > lease then
+  if time < pulse then -- else all that is given up at a time would be so much later
+    redis.call('HINCRBY', meta, 'ahead', pulse - time)
+    time = pulse
+  end
   redis.call('HSET', meta, 'calm', time + tonumber(ARGV[4]))
 end
 redis.call('HSET', meta, 'pulse', time)

@@ -7,7 +7,7 @@
 -- (HSET, ZADD), and one without which no room would ever be made with one that it takes
 -- (ZREM, HDEL, PEXPIRE).
 
---   meta    format, epoch; pulse, calm (lease.lua); history, looking (check.lua);
+--   meta    format, epoch; pulse, calm, ahead (lease.lua); history, looking (check.lua);
 --           position, held: of the log; inlets: bytes in all of them
 --   n       nodes, by the time at which they are given up
 --   n:ID    process; line: the connection that it has; batch, reply: the last one's;
@@ -36,14 +36,15 @@
 local P = KEYS[1]
 local COMING = 10000 -- milliseconds, in which a node lets a client in
 
-if redis.call('HGET', P .. 'meta', 'epoch') ~= ARGV[1] then
+local epoch, ahead = unpack(redis.call('HMGET', P .. 'meta', 'epoch', 'ahead'))
+if epoch ~= ARGV[1] then
   return redis.error_reply('EPOCH the engine has lost its data, or they were replaced')
 end
 
--- The engine's time, milliseconds.
+-- The engine's time, milliseconds: that of its clock, and by how much that was set back.
 local function now()
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return time[1] * 1000 + math.floor(time[2] / 1000) + (tonumber(ahead) or 0)
 end
 
 -- Give a session up unless its client comes, or is said to be there, in time.
