@@ -416,7 +416,7 @@ class AESMProtocol:
         """Send what follows from what was read, unless that can wait for more."""
         traffic = self.owner.traffic
         if traffic is not None and traffic.oldest:
-            waited = time_ns() // 1000 - traffic.oldest
+            waited = max(0, time_ns() // 1000 - traffic.oldest)  # it may be set back
             traffic.acknowledged[waited.bit_length()] += 1
             traffic.acknowledgedMicros += waited
             traffic.oldest = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from time import time_ns
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -280,6 +281,17 @@ class TotalsTests(PairTestCase):
         self.assertEqual(counts[-1], acknowledged["count"])
         self.assertIn(acknowledged["count"], range(2, 5))
         self.assertGreater(acknowledged["seconds"], 0)
+
+    def test_setBack(self) -> None:
+        """What is acknowledged when the clock was set back has not waited at all."""
+        pair = self.pair(Recorder())
+        ahead = time_ns() // 1000 + 3_600_000_000
+        pair.server.factory.manager.traffic.oldest = ahead
+        pair.client.sendData(b"12345")
+        pair.deliver()
+        acknowledged = Overview(pair.server).totals()["acknowledged"]
+        self.assertEqual((acknowledged["count"], acknowledged["seconds"]), (1, 0))
+        self.assertEqual(acknowledged["buckets"][0][1], 1)
 
     def test_stopping(self) -> None:
         """A server that stops says so."""
