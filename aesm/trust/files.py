@@ -83,6 +83,8 @@ _LASTING = {
     errno.EROFS,
 }
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
 # What file systems say that cannot sync a directory, or anything at all: SMB,
 # vboxsf, some of FUSE; and whoever may write a directory need not be able to read it.
 _NO_SYNC = {
@@ -401,11 +403,11 @@ def _failed(what: str, error: OSError, advice: str, path: Path) -> KeyFileError:
     """Make the error for a file that the system does not let us use, with advice."""
     if error.errno in _LASTING:
         return KeyFileError(f"{what}: {error.strerror}; {advice}", str(path))
-    return KeyFileUnavailable(
-        f"{what}: {error.strerror}; that says nothing of the file, and may pass: try "
-        "again",
-        str(path),
-    )
+    if error.errno in _FULL:
+        advice = "make room on that disk, and try again"
+    else:
+        advice = "that says nothing of the file, and may pass: try again"
+    return KeyFileUnavailable(f"{what}: {error.strerror}; {advice}", str(path))
 
 
 @contextmanager

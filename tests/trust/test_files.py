@@ -635,10 +635,11 @@ class WriteFileTests(FilesTestCase):
         self.assertEqual(self.names(), set())
 
     def test_fullDisk(self) -> None:
-        """That there is no room may pass."""
+        """That there is no room may pass; the error says who has to see to it."""
         self.patch(os, "fsync", failing(ENOSPC))
         error = self.refused(writeFile, self.path, b"content", replace=False)
         self.assertIsInstance(error, KeyFileUnavailable)
+        self.assertIn("make room", str(error))
 
     def test_replacesTarget(self) -> None:
         """Where the name is a link, what it leads to is replaced."""
