@@ -84,7 +84,10 @@ class CoroutineRunner:
         """Begin, with signal handlers in place of the reactor's."""
         # The reactor has set its own by now, which would stop it at once.
         for number in SIGNALS:
-            signal.signal(number, self._signalled)
+            # Where Ctrl-C was ignored before, it is not for us: shells have it so for
+            # what they begin in the background.
+            if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._signalled)
         self._running = Deferred.fromCoroutine(main())
         self._running.addBoth(self._done)
 

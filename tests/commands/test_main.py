@@ -97,6 +97,19 @@ class RunnerTests(SynchronousTestCase):
             self.assertEqual(steps, [signal.SIG_DFL])
             self.assertEqual(signal.getsignal(number), former)
 
+    def test_background(self) -> None:
+        """Ctrl-C stays ignored where it was, as shells have it in the background."""
+        former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.addCleanup(signal.signal, signal.SIGINT, former)
+
+        async def main() -> int:
+            """Go on, and end."""
+            signal.raise_signal(signal.SIGINT)
+            return 0
+
+        self.assertEqual(CoroutineRunner(LoopReactor()).run(main), 0)
+        self.assertEqual(signal.getsignal(signal.SIGINT), signal.SIG_IGN)
+
     def test_tooLate(self) -> None:
         """A signal to a program that is about to end changes nothing but its status."""
 
