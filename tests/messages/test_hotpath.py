@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from os.path import dirname
@@ -24,6 +25,7 @@ from aesm import Pinned, PrivateKey, connect
 from aesm.core.channel.framing import HALF
 from aesm.core.messages import batch as turn
 from aesm.core.messages.conversation import Conversation
+from aesm.core.messages.dialogue import exchange
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import Messages
 from aesm.core.messages.frames import encodeBatch as encode
@@ -201,6 +203,19 @@ class CoreCostTests(SynchronousTestCase):
         calls = pythonCalls(lambda: received.append(self.receive(wire)))
         self.assertEqual(received, [COUNT])
         self.assertLess(calls, 30)
+
+    def test_noDialogue(self) -> None:
+        """That a burst is no message of a dialogue is seen without copying it."""
+        for _ in range(COUNT // 2):
+            self.here.session.outbox.add(MESSAGE, 1)
+        frames = b"".join(self.here.takeFrames(1, ROOM))
+        tracemalloc.start()
+        try:
+            self.assertIsNone(exchange(self.there, frames, 0.0))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        self.assertLess(peak, len(frames))
 
     def test_records(self) -> None:
         """What is sent in one turn shares records, filled to the brim."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from aesm.core.messages.events import Answered, Asked
 from aesm.core.messages.frames import (
     ACK_FRAME_SIZE,
+    BATCH,
     BINARY,
     CALL_TYPES,
     HEADER_SIZE,
@@ -82,6 +83,7 @@ def exchange(
         or reader.start
         or reader.partial is not None
         or inbox.receivedCost >= inbox.limit
+        or kind == BATCH  # which may be all of a record, and is not to be copied
     ):
         return None
     body = data[start:]
