@@ -189,7 +189,8 @@ class PlantedTests(SynchronousTestCase):
             ack = takeAck(inbox)
             if ack is None:
                 return None
-            return Ack(min(ack.count + 1, inbox.received), ack.limit)
+            count, limit = ack
+            return Ack(min(count + 1, inbox.received), limit)
 
         self.finds("server", Inbox, "takeAck", early)
 

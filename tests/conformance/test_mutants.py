@@ -193,7 +193,7 @@ class CompiledMutantTests(Finding):
 
         def early(self: Inbox) -> Ack | None:
             ack = takeAck(self)
-            return ack if ack is None else Ack(ack.count + 1, ack.limit)
+            return ack if ack is None else Ack(ack[0] + 1, ack[1])
 
         self.patch(Inbox, "takeAck", early)
         self.assertFound("flow.acknowledged", "flow.not-whole", "frames.text")
@@ -209,7 +209,7 @@ class CompiledMutantTests(Finding):
 
         def shrinking(self: Inbox) -> Ack | None:
             ack = takeAck(self)
-            return ack if ack is None else Ack(ack.count, self.window - ack.count)
+            return ack if ack is None else Ack(ack[0], self.window - ack[0])
 
         self.patch(Inbox, "takeAck", shrinking)
         self.assertFound("flow.acknowledged")

@@ -1118,7 +1118,7 @@ class EagerInbox(Inbox):
 class SilentInbox(Inbox):
     """One that believes that its last ACK has arrived."""
 
-    def takeAck(self) -> Ack | None:
+    def takeAck(self) -> tuple[int, int] | None:
         """Owe nothing."""
         self.ackDue = False
         return super().takeAck()

@@ -9,7 +9,7 @@ import re
 import sys
 from array import array
 from codecs import getincrementaldecoder
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -78,7 +78,7 @@ BINARY_BITS: Final = int.from_bytes(
 CALL_BITS: Final = BINARY_BITS >> 1
 
 packHeader: Final = _HEADER.pack  # length, type, time
-unpackHeader: Final = _HEADER.unpack_from
+unpackHeader: Final[Callable[..., tuple[int, int, int]]] = _HEADER.unpack_from
 unpackAck: Final = _ACK.unpack_from  # count, limit
 HEADER_SIZE: Final = _HEADER.size
 ACK_SIZE: Final = _ACK.size
@@ -119,7 +119,9 @@ encodeAck: Final = partial(_ACK_FRAME.pack, _ACK.size, ACKNOWLEDGEMENT)
 
 # An ACK and a message's header: time, count, limit; length, type, time.
 packExchange: Final = partial(Struct(">IBQQQIBQ").pack, _ACK.size, ACKNOWLEDGEMENT)
-unpackExchange: Final = Struct(">QQIBQ").unpack_from  # the same, from the count on
+unpackExchange: Final[Callable[..., tuple[int, int, int, int, int]]] = Struct(
+    ">QQIBQ"
+).unpack_from  # the same, from the count on
 
 BOUNDS: Final = {  # (least, most) bytes of each body that is not a message
     FrameType.WELCOME: (2, MAX_OBJECT),

@@ -27,7 +27,7 @@ from typing import Any
 
 from aesm._mypyc import mypyc_attr
 from aesm.core.messages.events import Answered, Asked
-from aesm.core.messages.frames import Ack, Messages, Partial, Requests, newTuple
+from aesm.core.messages.frames import Messages, Partial, Requests, newTuple
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.outbox import Outbox
 from aesm.core.messages.requests import NUMBER_STATUS, WITHDRAWN
@@ -126,9 +126,9 @@ class Inbox:
         """Count so many more bytes of cost as taken, so that the limit may grow."""
         self.takenCost += cost
 
-    def takeAck(self) -> Ack | None:
+    def takeAck(self) -> tuple[int, int] | None:
         """
-        Take the ACK that is due, or None.
+        Take count and limit of the ACK that is due, or None.
 
         @see: docs/protocol.md, section 7
         """
@@ -144,7 +144,7 @@ class Inbox:
         self.ackDue = False
         self._announcedCount = kept
         self.limit = limit
-        return newTuple(Ack, (kept, limit))
+        return kept, limit
 
 
 class Session:
