@@ -16,6 +16,7 @@ bytes: C{decodeBatch} decodes those of a BATCH all at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate, groupby, pairwise
 from struct import Struct, unpack
 from typing import Final
@@ -70,7 +71,7 @@ from aesm.core.messages.requests import (
 )
 from aesm.errors import ProtocolError
 
-__all__ = ["FrameReader", "decodeBatch"]
+__all__ = ["FrameReader", "decodeBatch", "evenly"]
 
 # By the two highest bits of a length in a BATCH: what it is of, 0 for a message.
 KIND_BITS: Final = (0, REQUEST, 0, RESPONSE)
@@ -158,7 +159,7 @@ def decodeCalls(
         if prefix <= size <= maxMessage:
             status = data[start + prefix - 1 : end : size]
             if status == BINARY_REQUEST * count:  # none need be looked at closely
-                cut = list(Struct(f"{size}s" * count).unpack_from(data, start))
+                cut = list(evenly(size, count).unpack_from(data, start))
                 return [_run(kind, micros, cut, cost, size + MESSAGE_OVERHEAD)]
     sizes = [length & (CALL_BIT - 1) for length in lengths]
     total = sum(sizes)
@@ -238,6 +239,12 @@ def _check(
         raise tooBig(largest, maxMessage)
 
 
+@lru_cache(maxsize=8)  # to make one takes as long as to use it
+def evenly(size: int, count: int) -> Struct:
+    """Make what cuts out so many messages of one size."""
+    return Struct(f"{size}s" * count)
+
+
 def _cutEvenly(data: bytes, start: int, size: int, count: int, binary: bool) -> _Bodies:
     """
     Cut out messages of one size and kind.
@@ -251,7 +258,7 @@ def _cutEvenly(data: bytes, start: int, size: int, count: int, binary: bool) -> 
         if body.isascii():  # in ASCII a character is a byte
             text = body.decode("ascii")
             return [text[a : a + size] for a in range(0, len(text), size)]
-    bodies = Struct(f"{size}s" * count).unpack_from(data, start)
+    bodies = evenly(size, count).unpack_from(data, start)
     return bodies if binary else _kept([textOf(body) for body in bodies])
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.core.channel.framing import MAX_PLAINTEXT
-from aesm.core.messages.framereader import FrameReader
+from aesm.core.messages.framereader import FrameReader, evenly
 from aesm.core.messages.frames import (
     BINARY_BIT,
     LARGE_TEXT,
@@ -365,6 +365,12 @@ class BatchTests(_ReadingCase):
             self.refuses(data, MessageTooBig, f"a message of {MAX_MESSAGE + 1} bytes")
         self.refuses(batch([2, 2], b"a\xc3\xa9b"), InvalidText, "not UTF-8")
         self.refuses(batch([2, 2], b"\xc3\xa9\xc3b"), InvalidText, "not UTF-8")
+
+    def test_formats(self) -> None:
+        """Of the formats by which such are cut out, the last few are kept."""
+        for size in range(1, 20):
+            read([batch([size | BINARY_BIT] * 2, bytes(2 * size))])
+        self.assertEqual(evenly.cache_info().currsize, 8)
 
     def test_wideText(self) -> None:
         """
