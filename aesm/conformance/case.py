@@ -58,8 +58,11 @@ __all__ = [
     "NotApplicable",
     "Run",
     "Subject",
+    "add",
     "breach",
     "check",
+    "flipped",
+    "sends",
 ]
 
 LONGEST = 45.0  # seconds that a check waits for a peer's time-outs, before patience
@@ -124,7 +127,8 @@ def check(
         group = run.__module__.rpartition(".")[2]
         words = re.sub("([A-Z]|[0-9]+)", r"-\1", run.__name__).lower()
         says = " ".join((run.__doc__ or "").split())
-        _add(f"{group}.{words}", requirement, says, roles or BOTH, must, begins, run)
+        name = f"{group}.{words}"
+        add(name, requirement, says, run, *roles, must=must, begins=begins)
         return run
 
     return register
@@ -133,7 +137,7 @@ def check(
 def breach(
     name: str,
     requirement: str,
-    says: str,
+    what: str,
     do: Callable[[Peer], object],
     *codes: int,
     roles: tuple[str, ...] = BOTH,
@@ -143,6 +147,7 @@ def breach(
     """
     Make a check that a breach of the rules is answered with a CLOSE.
 
+    @param what: names it, as the check's sentence begins.
     @param do: commits it.
     @param needs: what the peer must have said that it takes, C{"requests"}.
     @param hello: what we say of ourselves.
@@ -159,22 +164,37 @@ def breach(
         if peer.messages:
             raise Unmet("it took what was sent as a message, too")
 
-    _add(name, requirement, says, roles, True, 0, run)
+    says = f"{what} is answered with CLOSE {' or '.join(map(str, codes))}."
+    add(name, requirement, says, run, *roles)
 
 
-def _add(
+def add(
     name: str,
     requirement: str,
     says: str,
-    roles: tuple[str, ...],
-    must: bool,
-    begins: int,
     run: Run,
+    *roles: str,
+    must: bool = True,
+    begins: int = 0,
 ) -> None:
-    """List a check."""
+    """List a check, of what L{Check} says."""
     if name in CHECKS or not says:
         raise ValueError(f"{name} is there already, or says nothing")
-    CHECKS[name] = Check(name, requirement, says, roles, must, begins, run)
+    CHECKS[name] = Check(name, requirement, says, roles or BOTH, must, begins, run)
+
+
+def sends(
+    kind: int, body: bytes = b"", size: int | None = None
+) -> Callable[[Peer], object]:
+    """Make a breach of one frame, which counts as nothing, or of its header."""
+    return lambda peer: peer.channel.write(peer.channel.encode(kind, body, size))
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    """Flip a bit of one byte."""
+    changed = bytearray(data)
+    changed[position] ^= 1
+    return bytes(changed)
 
 
 class _Factory(Factory):
