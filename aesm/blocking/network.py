@@ -361,11 +361,7 @@ class ServerNetwork(_Network[Server, tuple[Address, Packet]]):
     # In the reactor's thread
 
     def _begin(self, host: str, port: int, options: dict[str, Any]) -> Deferred[Server]:
-        """
-        Listen.
-
-        @return: fires once clients can be let in.
-        """
+        """Listen: fires once clients can be let in."""
         reactor = self._reactorThread.reactor
         factory = ThreadedServerFactory(reactor=reactor, **options)
         endpoint = TCP4ServerEndpoint(reactor, port, interface=host)  # and IPv6

@@ -156,11 +156,7 @@ class ChatClient:
     # Parts
 
     async def _run(self) -> None:
-        """
-        Connect and receive.
-
-        @raise Exception: what trying again would not mend.
-        """
+        """Connect and receive, until what trying again would not mend."""
         try:
             self._service.startService()
             await self._receive()

@@ -124,11 +124,7 @@ class ChatHandler(MessageHandler):
     def _happens(
         self, what: str, connection: Connection, text: str | None = None
     ) -> None:
-        """
-        Have an event acted upon.
-
-        @param text: what was sent; None if it is no text.
-        """
+        """Have an event acted upon; C{text} is None for what is no text."""
         peer, name = connection.peer, connection.session.name
         isOperator = self._connections.isOperator(peer)
         sends = isOperator and any(word in (text or "") for word in GUARDED)
@@ -187,11 +183,7 @@ class ChatHandler(MessageHandler):
         self._happens("away", connection)
 
     def _found(self, connection: Connection) -> bool:
-        """
-        Miss somebody no longer.
-
-        @return: whether the others have not noticed.
-        """
+        """Miss somebody no longer; tell whether the others have not noticed."""
         timer = self._missing.pop(connection, None)
         if timer is not None:
             timer.cancel()

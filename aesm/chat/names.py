@@ -69,11 +69,7 @@ def nameFrom(text: str) -> str:
 
 
 def _isNameCharacter(character: str) -> bool:
-    """
-    Tell whether a character may stand in a name.
-
-    @param character: one character, NFKC.
-    """
+    """Tell whether a character, NFKC, may stand in a name."""
     if character in NAME_MARKS:
         return True
     isLetter = unicodedata.category(character) in NAME_CATEGORIES
@@ -90,11 +86,7 @@ def _isOneScript(name: str) -> bool:
 
 
 def _scriptOf(character: str) -> str:
-    """
-    Name the script of a character that may stand in a name.
-
-    @return: such as C{"LATIN"}; several historic scripts may share one.
-    """
+    """Name a character's script, as C{"LATIN"}; several historic ones may share it."""
     # Python does not know the property Script.  But for the characters that names can
     # have the first word of the character's name says the same, but for one script's
     # digits; python -m tests.support.confusables compares them all.

@@ -327,11 +327,7 @@ class Presence:
         return [other for other in self._named.alike(name) if other is not person]
 
     def _mayHave(self, person: Person, name: str) -> bool:
-        """
-        Tell whether somebody may have a name now.
-
-        @param person: is told if not.
-        """
+        """Tell whether somebody may have a name now; they are told if not."""
         others = self._others(name, person)
         ofKey = self._ofKey[person.key].values()
         if any(foldName(other.name) == foldName(name) for other in others):
@@ -350,11 +346,7 @@ class Presence:
         return False
 
     def _mayMake(self, person: Person, name: str) -> bool:
-        """
-        Tell whether somebody may make a room now.
-
-        @param person: is told if not.
-        """
+        """Tell whether somebody may make a room now; they are told if not."""
         others = self._rooms.alike(name)
         rooms = self._rooms.values()
         if others:

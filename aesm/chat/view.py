@@ -154,11 +154,7 @@ class ChatView:
 
 
 def _clock(when: float) -> str:
-    """
-    Write a time of day.
-
-    @return: C{HH:MM}, local time.
-    """
+    """Write a time of day here, C{HH:MM}."""
     try:
         return time.strftime("%H:%M", time.localtime(when))
     except (OverflowError, OSError, ValueError):

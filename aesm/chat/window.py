@@ -335,11 +335,7 @@ class ChatWindow:
     # What people do
 
     def _resize(self, change: int | None = None) -> None:
-        """
-        Write in another size.
-
-        @param change: points; None for the usual size.
-        """
+        """Write larger, by points, or for None in the usual size."""
         points = USUAL if change is None else self._fonts[0].cget("size") + change
         for each in self._fonts:
             each.configure(size=min(max(points, SMALLEST), LARGEST))

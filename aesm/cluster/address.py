@@ -135,12 +135,7 @@ class EngineAddress(NamedTuple):
 
 
 def _host(name: str, usual: int) -> tuple[str, int]:
-    """
-    Read a host and a port.
-
-    @param usual: the port, if there is none.
-    @raise ValueError: it is none.
-    """
+    """Read a host and a port; C{ValueError} if it is none."""
     parts = urlsplit(f"//{name}")
     if not parts.hostname:
         raise ValueError(f"{name!r} is no host")

@@ -191,11 +191,7 @@ class Engine:
     async def _askSentinel(
         self, sentinel: IStreamClientEndpoint, name: str
     ) -> tuple[str, int]:
-        """
-        Ask a sentinel where the primary is.
-
-        @raise SpoolError: it does not know, or does not answer.
-        """
+        """Ask a sentinel where the primary is; C{SpoolError} if it cannot say."""
         # Here, because the import installs a reactor.
         from txredisapi import RedisError
 
@@ -363,12 +359,7 @@ class Engine:
             self.down()
 
     async def _prepare(self, protocol: Any) -> bytes:
-        """
-        Log in, look, and join.
-
-        @return: the epoch.
-        @raise SpoolError: it is not fit.
-        """
+        """Log in, look, and join; gives the epoch, or C{SpoolError}: it is not fit."""
         await self.login(protocol)
         info = self.info = _parsed(await self.execute(protocol, "INFO"))
         if not self.node:
@@ -400,11 +391,7 @@ class Engine:
         return cast("bytes", epoch)
 
     async def _epochOf(self, protocol: Any) -> bytes:
-        """
-        Tell the epoch of a cluster that there is.
-
-        @raise SpoolError: there is none, or one that we do not understand.
-        """
+        """Tell a cluster's epoch; C{SpoolError} if we can make nothing of it."""
         meta = self.key("meta")
         found = await self.execute(protocol, "HMGET", meta, "format", "epoch")
         if found[0] is None:

@@ -90,11 +90,7 @@ class Lease:
             self._renew()
 
     def _say(self, time: float, remembered: float) -> Deferred[Any]:
-        """
-        Say for how long this node is alive.
-
-        @param remembered: seconds for which its batches are to be.
-        """
+        """Say for how long this node is alive, and its batches are to be remembered."""
         millis = round(time * 1000), self._grace, round(remembered * 1000)
         return self._engine.call(
             LEASE, self._engine.node, *millis, json.dumps(self.says())

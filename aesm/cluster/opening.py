@@ -107,9 +107,6 @@ def onlooker(
 def _address(url: str, name: str) -> EngineAddress:
     """
     Tell where the engine is, and check that it can be reached with what is installed.
-
-    @param name: what the cluster is called there.
-    @raise ValueError: as L{engineOpener}.
     """
     address = EngineAddress.parse(url)
     needed = NEEDS | (NEEDS_TLS if address.scheme.startswith("rediss") else {})

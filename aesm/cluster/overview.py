@@ -74,12 +74,7 @@ def _node(
     said: bytes,
     isDraining: int,
 ) -> dict[str, Any]:
-    """
-    Say how a node is.
-
-    @param time: of the engine.
-    @param position: of the last entry of the log.
-    """
+    """Say how a node is, by the engine's time and the last position in the log."""
     says: Any = {}
     with suppress(ValueError):
         says = json.loads(said)

@@ -53,11 +53,7 @@ class SentinelEndpoint:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        """
-        Ask one sentinel after the other, until one knows.
-
-        @raise ConnectError: none does.
-        """
+        """Ask one sentinel after the other; C{ConnectError} if none knows."""
         reasons = []
         for sentinel in list(self._sentinels):
             endpoint = self._address.endpointAt(self._reactor, *sentinel)

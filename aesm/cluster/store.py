@@ -76,9 +76,6 @@ class EngineStore:
     @ivar lost: as L{ISessionStore.open} takes it.
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
-    @ivar told: as L{ILogStore} has it.
-    @ivar isKnown: the same.
-    @ivar heard: the same.
     @ivar wasRead: called with a session of ours, and the numbers of the first and the
         last of messages that came over it together and that some node has read.
     @ivar lapsed: called when the engine has given this node up: its clients are to be
@@ -129,11 +126,7 @@ class EngineStore:
 
     @property
     def node(self) -> str:
-        """
-        What this node is called.
-
-        @see: L{ILogStore}
-        """
+        """What this node is called."""
         return self._engine.node
 
     @property
@@ -143,20 +136,12 @@ class EngineStore:
 
     @property
     def failure(self) -> SpoolError | None:
-        """
-        Why nothing can be written at the moment.
-
-        @see: L{ISessionStore}
-        """
+        """Why nothing can be written at the moment."""
         return self._writer.failure
 
     @property
     def size(self) -> int:
-        """
-        The bytes of all that is in the engine, as it said last.
-
-        @see: L{ISessionStore}
-        """
+        """The bytes of all that is in the engine, as it said last."""
         return self._engine.size
 
     def describe(self) -> dict[str, Any]:
@@ -187,22 +172,14 @@ class EngineStore:
     # ISessionStore
 
     def damaged(self, reason: str) -> SpoolError:
-        """
-        Make the error for a session that makes no sense.
-
-        @see: L{ISessionStore.damaged}
-        """
+        """Make the error for a session that makes no sense."""
         return SpoolError(
             f"what the engine has of a session is damaged ({reason}): it is left "
             "alone, and its client begins another one"
         )
 
     def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
-        """
-        Store a session of which its peer does not know yet.
-
-        @see: L{ISessionStore.begin}
-        """
+        """Store a session of which its peer does not know yet."""
         if self._isClosed:
             return fail(self._writer.endedError())
         if self._writer.isLooking:
@@ -221,20 +198,12 @@ class EngineStore:
         return begun
 
     def _come(self, script: scripts.Script, peer: str, *said: object) -> Deferred[Any]:
-        """
-        Run a script because a client has come; C{perKey} is the last that it is told.
-
-        @return: fails with L{Refused} if another one of the key is there.
-        """
+        """Run a script because a client has come, or fail with L{Refused}."""
         come = self._engine.call(script, *said, self._perKey)
         return come.addCallback(_letIn, peer)
 
     def _cbBegun(self, ended: list[bytes] | None, name: str) -> None:
-        """
-        A session is stored.
-
-        @raise SpoolError: there is one of that name.
-        """
+        """A session is stored; C{SpoolError} if there was one of that name."""
         if ended is None:
             self._writer.ours.pop(name, None)
             raise _taken(name)
@@ -304,11 +273,7 @@ class EngineStore:
         raise SpoolError("another node has it by now: its client has to come again")
 
     def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
-        """
-        Replace the state of a session that was begun or claimed.
-
-        @see: L{ISessionStore.put}
-        """
+        """Replace the state of a session that was begun or claimed."""
         encoded = _encode(state).encode()
         if (changes := self._writer.changes(name)) is not None:
             changes.state = encoded
@@ -334,21 +299,13 @@ class EngineStore:
             changes.parts[outgoing].append(Part(number, count, frames, cause))
 
     def discard(self, name: str, outgoing: bool, before: int) -> None:
-        """
-        Remove messages of a session.
-
-        @see: L{ISessionStore.discard}
-        """
+        """Remove messages of a session."""
         changes = self._writer.changes(name)
         if changes is not None and changes.before[outgoing] < before:
             changes.before[outgoing] = before
 
     def addRequest(self, name: str, number: int, frame: bytes) -> None:
-        """
-        Add an open request to a session.
-
-        @see: L{ISessionStore.addRequest}
-        """
+        """Add an open request to a session."""
         if (changes := self._writer.changes(name)) is not None:
             changes.requests[number] = Part(number, 1, frame)
 
@@ -363,29 +320,17 @@ class EngineStore:
             changes.removed[number] = cause
 
     def drop(self, name: str) -> None:
-        """
-        Remove a session with all its messages.
-
-        @see: L{ISessionStore.drop}
-        """
+        """Remove a session with all its messages."""
         if (changes := self._writer.changes(name)) is not None:
             changes.dropped = True
             self._log.ends(name)
 
     def attend(self, name: str, isThere: bool) -> None:
-        """
-        Say whether a session's client is there.
-
-        @see: L{ISessionStore.attend}
-        """
+        """Say whether a session's client is there."""
         self._place(name, "enter" if isThere else "wait")
 
     def release(self, name: str) -> None:
-        """
-        Leave a session to whichever node its client comes to next.
-
-        @see: L{ISessionStore.release}
-        """
+        """Leave a session to whichever node its client comes to next."""
         self._place(name, "release")
 
     def _place(self, name: str, place: str) -> None:
@@ -395,20 +340,12 @@ class EngineStore:
             changes.place = place
 
     def commit(self, early: Early | None = None) -> Deferred[None]:
-        """
-        Write the changes so far.
-
-        @see: L{ISessionStore.commit}
-        """
+        """Write the changes so far."""
         self._log.flush()
         return self._writer.commit(early)
 
     def close(self) -> Deferred[None]:
-        """
-        Write the changes so far, and leave the cluster: what is ours waits there.
-
-        @see: L{ISessionStore.close}
-        """
+        """Write the changes so far, and leave the cluster: what is ours waits there."""
         if self._isClosed:
             raise RuntimeError("the engine is closed already")
         self._isClosed = True
@@ -432,11 +369,7 @@ class EngineStore:
     def log(
         self, cause: str, data: bytes, tell: Callable[[int, bytes], object]
     ) -> None:
-        """
-        Tell something to all nodes.
-
-        @see: L{ILogStore.log}
-        """
+        """Tell something to all nodes."""
         self._log.write(cause, data, tell)
 
     def work(self) -> Deferred[list[Work]]:
@@ -497,43 +430,23 @@ class EngineStore:
         return [entry for entry in entries if not image.has(entry.name)]
 
     def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
-        """
-        Read what all were told.
-
-        @see: L{ILogStore.readLog}
-        """
+        """Read what all were told."""
         return self._log.read(after, name, PAGE_SIZE)
 
     def readSnapshots(self) -> Deferred[list[Snapshot]]:
-        """
-        Read snapshots of a replica.
-
-        @see: L{ILogStore.readSnapshots}
-        """
+        """Read snapshots of a replica."""
         return self._log.readSnapshots()
 
     def writeSnapshot(self, newest: int, snapshot: Snapshot) -> Deferred[int]:
-        """
-        Store a snapshot of a replica.
-
-        @see: L{ILogStore.writeSnapshot}
-        """
+        """Store a snapshot of a replica."""
         return self._log.writeSnapshot(newest, snapshot)
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
-        """
-        Ring a node's doorbell, or all.
-
-        @see: L{ILogStore.say}
-        """
+        """Ring a node's doorbell, or all."""
         return self._log.say(node, words)
 
     def sayEnds(self, endEntry: Callable[[str], bytes]) -> None:
-        """
-        Say of all sessions that are removed that they are over, from now on.
-
-        @see: L{ILogStore.sayEnds}
-        """
+        """Say of all sessions that are removed that they are over, from now on."""
         self._log.sayEnds(endEntry)
 
     # The engine
@@ -582,11 +495,7 @@ class EngineStore:
             _log.error("{reason}: it is left alone", reason=str(error))
 
     def _hear(self, isOurs: bool, words: bytes) -> None:
-        """
-        Pass on what a script has told us.
-
-        @raise SpoolError: it was sealed by somebody else.
-        """
+        """Pass on what a script says; C{SpoolError} if somebody else sealed it."""
         if words.startswith(b"say "):
             self.heard(words[4:])
             return
@@ -656,11 +565,7 @@ def _taken(name: str) -> SpoolError:
 
 
 def _letIn(reply: Any, peer: str) -> Any:
-    """
-    Take the reply to a client that has come.
-
-    @raise Refused: another one of its key is there.
-    """
+    """Take the reply to a client that has come; L{Refused} for another of its key."""
     if reply == 0:
         raise Refused(f"the key {peer} is connected already", Kind.CONNECTED)
     return reply

@@ -368,11 +368,7 @@ class Writer:
         self._wake()
 
     def _makeRoom(self) -> bool:
-        """
-        The engine has no room: see what can be done all the same.
-
-        @return: whether there is anything.
-        """
+        """The engine has no room: tell whether anything can be done all the same."""
         self._isFull = self._isAhead = True
         while self._calls:
             call = self._calls.pop()
@@ -394,11 +390,7 @@ class Writer:
         return self._isAhead
 
     def _fails(self, failure: Failure) -> SpoolError:
-        """
-        Accept nothing more.
-
-        @return: why.
-        """
+        """Accept nothing more, and say why."""
         reason = cast("SpoolError", failure.value)
         if self._failure is None:
             _log.error("{reason}; nothing more is accepted", reason=str(reason))
@@ -414,11 +406,7 @@ class Writer:
             self._pause = self._clock.callLater(RETRY, again)
 
     def _end(self, error: SpoolError | None) -> None:
-        """
-        Do nothing more, and tell who waits.
-
-        @param error: why not all was written, or None.
-        """
+        """Do nothing more, and tell who waits why not all was written, if so."""
         if self._isOver:
             return
         self._isOver = True
@@ -523,11 +511,7 @@ class Writer:
         self._wake()
 
     def _sayLooked(self) -> Deferred[None]:
-        """
-        What was under way is done.
-
-        @return: fires when that is said, or was not heard: then it is said again.
-        """
+        """What was under way is done: fires when that is said, or was not heard."""
         said = (self._engine.node, self._engine.history)
         done: Deferred[None] = self._engine.call(LOOKED, *said)
         done.addCallbacks(self._cbSaid, lambda failure: None, callbackArgs=said[1:])

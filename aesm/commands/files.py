@@ -92,11 +92,7 @@ class _FileCommand(ClientCommand):
         return options
 
     def _isPinned(self, publicKey: PublicKey, address: IAddress) -> bool:
-        """
-        Let in whose key was named.
-
-        @raise NotAuthorized: it is another one; says how it would be.
-        """
+        """Let in whose key was named; C{NotAuthorized} says how another would be."""
         if publicKey not in self.pins:
             raise NotAuthorized(
                 f"the key {publicKey} is no --pin; to let it in, run this again with "
@@ -228,10 +224,7 @@ class _Receiving(FileReceiver):
         Deferred.fromCoroutine(self._ask(connection))
 
     async def _ask(self, connection: Connection) -> None:
-        """
-        Have the other side end if it sends no files, as we do; or say that it does not
-        know what that is.
-        """
+        """Have the other side end if it sends no files, as we do."""
         try:
             readAnswer(await connection.request(asking("receive")))
         except RequestFailed:

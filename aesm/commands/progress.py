@@ -37,9 +37,7 @@ def progressFor(clock: IReactorTime) -> Lines:
 
 
 class _Course:
-    """
-    How a file fares: what was there when it began, what is, and what was said of it.
-    """
+    """How a file fares: what was there when it began, what is, and what was said."""
 
     def __init__(self, now: float, done: int, size: int) -> None:
         self.begun = self.told = now

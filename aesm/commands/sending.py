@@ -91,11 +91,7 @@ class Sending:
         return together
 
     async def _send(self, connection: Requester, path: str) -> None:
-        """
-        Send a file.
-
-        @raise ConnectionClosed: as C{run}.
-        """
+        """Send a file; raises as C{run}."""
         name = nameOf(path)
         try:
             stored = await sendFile(connection, path, progress=self._progress)

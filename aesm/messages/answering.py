@@ -36,11 +36,7 @@ ANSWERS: Final = (str, bytes, bytearray, memoryview)
 
 
 def _notTaken(connection: Connection, request: Request) -> None:
-    """
-    Refuse a request: the handler has no method for any.
-
-    @raise RequestFailed: always.
-    """
+    """Refuse a request: the handler has no method for any."""
     raise RequestFailed(CloseCode.NOT_TAKEN, "no requests are taken here")
 
 
@@ -141,12 +137,7 @@ class Answering:
         return True
 
     def _cbDone(self, result: Any, request: Request) -> Deferred[Any] | None:
-        """
-        Send the answer.
-
-        @return: fires once there was room for it; None if there is.
-        @raise TypeError: the handler has given none.
-        """
+        """Send the answer; fires once there was room for it, if there is none now."""
         if not request.isOpen:  # it has answered by itself
             return None
         if not isinstance(result, ANSWERS):

@@ -323,12 +323,7 @@ class Connection:
             self._protocol.sending()
 
     def _beginBatch(self) -> int:
-        """
-        Check that messages may be sent in this turn of the event loop.
-
-        @return: their time, microseconds since the Unix epoch.
-        @raise AESMError: they may not.
-        """
+        """Check that messages may be sent in this turn, and tell their time."""
         if self._reason is not None:
             raise closedError(self._reason)
         budget = self._owner.budget

@@ -353,13 +353,7 @@ class Dispatcher:
             self._packets = packetsOf(repeat(messages.micros / 1e6), messages.data)
 
     def _takeItem(self, connection: Connection, item: tuple[int, Any, int]) -> object:
-        """
-        Hand over what is in a pile with requests.
-
-        @param item: when it was sent, what it is, and the number of a request, counted
-            from 1.
-        @return: as a handler's C{packetReceived}.
-        """
+        """Hand over what is in a pile with requests, numbered from 1."""
         micros, data, number = item
         answering = self._answering
         if number and answering is not None:
@@ -476,11 +470,7 @@ class Dispatcher:
     def _call(
         self, method: Callable[..., object], *args: object
     ) -> Deferred[Any] | None:
-        """
-        Call the application's code, and keep its errors to this connection.
-
-        @return: fires once it is done, and never fails; None if it is.
-        """
+        """Call the application; fires once it is done, and keeps errors to itself."""
         try:
             running = runningOf(method(*args))
         except Exception:

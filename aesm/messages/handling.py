@@ -174,11 +174,7 @@ def handlingOf(
 def _ratesOf(
     handler: object, messages: float | None, bytes: float | None
 ) -> Rates | None:
-    """
-    Say how much a handler takes of one key, by the options or what it says itself.
-
-    @raise ValueError: an option has a value that it cannot have.
-    """
+    """Say how much a handler takes of one key, by the options or what it says."""
     if messages is None:
         messages = getattr(handler, "messagesPerKey", math.inf)
     if bytes is None:
@@ -201,11 +197,7 @@ class _Waiting:
         running.addCallback(lambda result: self._running.pop(running))
 
     def settled(self, deadline: float = HANDLER_DEADLINE) -> Deferred[None]:
-        """
-        Wait for all that is not done.
-
-        @return: fires once it is done, or at the deadline.
-        """
+        """Fire once all is done, or at the deadline."""
         if not self._running:
             return succeed(None)
         done: Deferred[Any] = Deferred()

@@ -388,11 +388,7 @@ class AESMProtocol:
             self.connection.unsendable(reason)
 
     def _whyLost(self, value: BaseException | None) -> AESMError:
-        """
-        Settle why the connection is over.
-
-        @param value: what the transport says.
-        """
+        """Settle why the connection is over, with what the transport says."""
         if self._reason is not None:
             return self._reason
         if isinstance(value, AESMError):

@@ -385,10 +385,7 @@ class Requests:
         self, number: int, messages: Messages, index: int, isFormer: bool
     ) -> None:
         """
-        Take one of several responses.
-
-        @param number: of the message.
-        @param isFormer: whether it is for an earlier process.
+        Take one of several responses; of a former process's request it is so, too.
         """
         body = cast(bytes, messages.data[index])
         if isFormer:

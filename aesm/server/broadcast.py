@@ -129,12 +129,7 @@ class Broadcast:
         return this == last and 0 <= now - micros < ROUND_MICROS
 
     def _find(self, peers: Peers, name: str) -> tuple[Connection, ...]:
-        """
-        Find connections; what has an address that is not listed is gone.
-
-        @param name: of the argument.
-        @raise TypeError: there is something else.
-        """
+        """Find connections; what has an address that is not listed is gone."""
         found: dict[Connection, None] = {}
         # Both could be iterated over, to no good.
         for peer in (None,) if isinstance(peers, str | Connection) else peers:
@@ -180,10 +175,7 @@ class _Round(SharedBatch):
         self.others: list[Connection] = []
 
     def join(self, connections: Iterable[Connection]) -> None:
-        """
-        Give connections that have none a share in the last message, and in those that
-        come.
-        """
+        """Give connections a share in the last message, and in those that come."""
         members = dict(self.members)
         joined = []
         for connection in connections:
@@ -209,11 +201,7 @@ class _Round(SharedBatch):
 def _sendEach(
     body: Body, connections: Iterable[Connection]
 ) -> Iterable[Deferred[None]]:
-    """
-    Send a message to each connection by itself.
-
-    @return: the acknowledgements; made once somebody looks.
-    """
+    """Send a message to each by itself; acknowledgements are made if one looks."""
     sent = []
     for connection in connections:
         slow = connection.closeSlow
@@ -242,13 +230,7 @@ def _refused(connection: Connection, sent: Deferred[None]) -> Deferred[None]:
 def _acknowledgements(
     members: dict[Connection, int], number: int, sent: Iterable[Deferred[None]]
 ) -> Iterator[Deferred[None]]:
-    """
-    Make the acknowledgements of a shared message, once somebody looks.
-
-    @param members: who had a share in it.
-    @param number: its number among those that were shared.
-    @param sent: those of the connections that it was sent to by itself.
-    """
+    """Make the acknowledgements of a shared message, once somebody looks."""
     for connection, base in members.items():
         yield promptly(acknowledgementOf(connection, base + number))
     yield from sent

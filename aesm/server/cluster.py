@@ -220,11 +220,7 @@ class Cluster:
 
     @property
     def _store(self) -> EngineStore:
-        """
-        The engine.
-
-        @raise SpoolError: there is none.
-        """
+        """The engine; C{SpoolError} if there is none."""
         if self._journal is None:
             raise SpoolError("the server does not listen: it has no engine")
         return cast("EngineStore", self._journal.store)
@@ -343,11 +339,7 @@ class _Sent(LazyDeferred[int]):
         self._counts = having, full
 
     def settle(self, failure: Failure | None) -> None:
-        """
-        Tell who looks.
-
-        @param failure: why it is not in the engine, or None.
-        """
+        """Tell who looks, and why it is not in the engine, if so."""
         having, full = self._counts or (0, 0)
         if failure is not None:
             self._outcome = SpoolError(f"it may not be sent: {failure.value}")

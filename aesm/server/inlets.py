@@ -62,11 +62,7 @@ class Inlets:
         self._inlets: dict[DurableConnection, _Inlet] = {}
 
     def came(self, name: str, entry: Entry | None) -> None:
-        """
-        Take something over.
-
-        @see: L{EngineStore.came<aesm.cluster.store.EngineStore>}
-        """
+        """Take something over."""
         connection = cast("DurableConnection | None", self._journal.find(name))
         if connection is not None:
             self._of(connection).came(entry)
@@ -178,12 +174,7 @@ class _Inlet:
             _log.failure("an inlet cannot be read", failure)
 
     async def _read(self) -> None:
-        """
-        Take over what there is, until there is nothing more.
-
-        @raise ConnectionClosed: nothing is sent any more.
-        @raise MessageTooBig: the peer does not take so much.
-        """
+        """Take over what there is, until there is nothing more."""
         isDone = False
         while not isDone:
             if self._mayMiss:
@@ -195,11 +186,7 @@ class _Inlet:
         self._isReading = False
 
     async def _written(self) -> None:
-        """
-        Wait until what was taken is gone from the inlet.
-
-        @raise ConnectionClosed: it will not be.
-        """
+        """Wait until what was taken is gone from the inlet."""
         if not self._hasTaken:
             return  # a client that comes back does not wait for an engine that is full
         try:
@@ -209,14 +196,7 @@ class _Inlet:
         self._hasTaken = False
 
     async def _readPage(self, after: int) -> bool:
-        """
-        Take over a part of what there is.
-
-        @param after: the position behind which it begins.
-        @return: whether there was nothing.
-        @raise ConnectionClosed: as C{_read}.
-        @raise MessageTooBig: as C{_read}.
-        """
+        """Take over what is behind a position; tell whether there was nothing."""
         if not self._connection.session.outbox.roomy:
             await self._connection.drain()
         try:
@@ -233,11 +213,7 @@ class _Inlet:
         return not entries
 
     async def _wait(self) -> None:
-        """
-        Let some time pass.
-
-        @raise ConnectionClosed: the session is over meanwhile.
-        """
+        """Let some time pass."""
         self._pause = deferLater(self._clock, RETRY)
         try:
             await self._pause
@@ -247,13 +223,7 @@ class _Inlet:
             self._pause = None
 
     def _take(self, entry: Entry) -> bool:
-        """
-        Take an entry over.
-
-        @return: whether there was room for it.
-        @raise ConnectionClosed: as C{_read}.
-        @raise MessageTooBig: as C{_read}.
-        """
+        """Take an entry over, and tell whether there was room for it."""
         connection = self._connection
         if not connection.session.outbox.roomy:
             return False
@@ -269,8 +239,7 @@ class _Inlet:
 
     def _remove(self, store: ISessionStore) -> None:
         """
-        Have what was taken in this turn leave the inlet, in the commit in which it
-        comes into the outbox.
+        Have what was taken leave the inlet in the commit that has it in the outbox.
         """
         taken, self._taken = self._taken, []
         if not self._connection.isLeft:  # else it is written neither here nor there

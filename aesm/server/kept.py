@@ -201,11 +201,7 @@ class KeptSessions:
         return self._claim(hello.session, peer)
 
     def _claim(self, name: str, peer: PublicKey) -> Deferred[None]:
-        """
-        Ask for a session, unless that is under way.
-
-        @raise Refused: too many are being asked for (1013).
-        """
+        """Ask for a session, unless that is under way."""
         gate = self._asked.get((name, peer))
         if gate is not None:
             return gate.wait()
@@ -217,11 +213,7 @@ class KeptSessions:
     def _await(
         self, name: str, peer: PublicKey, claimed: Deferred[Stored | None]
     ) -> Deferred[None]:
-        """
-        Go on with a session once it has been claimed, for which its clients wait.
-
-        @return: as C{fetch}.
-        """
+        """Go on with a session once it has been claimed, for which its clients wait."""
         gate = self._asked[name, peer] = Gate()
         waiting = gate.wait()
         going = claimed.addCallback(self._cbFound)
@@ -238,11 +230,7 @@ class KeptSessions:
         return log.catchUp().addCallback(self._cbRead, stored)
 
     def _cbRead(self, nothing: None, stored: Stored) -> Stored:
-        """
-        It may go on, if it is still ours.
-
-        @raise Refused: it is not (1013).
-        """
+        """It may go on, if it is still ours."""
         if stored.name not in self._found:
             raise Refused("another process has it by now", Kind.SPOOL)
         self._found.remove(stored.name)
@@ -250,9 +238,7 @@ class KeptSessions:
 
     def _cbClaimed(self, stored: Stored | None) -> None:
         """
-        Go on with a session, if there is one.
-
-        @raise Refused: nobody can, since it has not taken what all were told (4000).
+        Go on with a session, if there is one, and it has taken what all were told.
         """
         if stored is None:
             return
@@ -398,11 +384,7 @@ def _ignore(failure: Failure) -> None:
 
 
 def _ebNotClaimed(failure: Failure) -> NoReturn:
-    """
-    Have the clients come again.
-
-    @raise Refused: nobody knows where their session is (1013), or goes on with it.
-    """
+    """Have the clients come again, since nobody knows where their session is."""
     if isinstance(failure.value, Refused):
         raise failure.value
     if failure.check(CancelledError):

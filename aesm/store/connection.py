@@ -499,9 +499,7 @@ class DurableConnection(Connection):
             self._stored = max(self._stored, batch.first + count)
 
     def _discard(self, store: ISessionStore, outgoing: bool, before: int) -> None:
-        """
-        Remove messages from the store, if there are any that were not removed before.
-        """
+        """Remove messages from the store that were not removed before."""
         if before > self._discarded[outgoing]:
             self._discarded[outgoing] = before
             store.discard(self.session.name, outgoing, before)

@@ -248,11 +248,7 @@ class Log:
             count.write(store)
 
     def tell(self, data: bytes, cause: Connection) -> Deferred[None]:
-        """
-        Tell the replicas of all processes that something has happened.
-
-        @see: L{Tellings.tell<aesm.store.telling.Tellings.tell>}
-        """
+        """Tell the replicas of all processes that something has happened."""
         return self._tellings.tell(data, cause, self._thisTurn)
 
     def _thisTurn(self) -> Turn:
@@ -401,11 +397,7 @@ class Log:
             self._broken(failure)
 
     def _sweep(self, grown: int) -> None:
-        """
-        Drop what is old, and have places written that were not since the last time.
-
-        @param grown: bytes that were told just now.
-        """
+        """Drop what is old, and have places written, after so many bytes more."""
         since, before = self._swept
         self._swept = (since + grown, before)
         if since + grown < self._stride:
@@ -498,11 +490,7 @@ class Log:
             self._replicated.rewound()
 
     async def _begin(self, first: int) -> None:
-        """
-        Begin with the first entry that is there, or behind a snapshot.
-
-        @param first: its position.
-        """
+        """Begin with the first entry that is there, or behind a snapshot."""
         position, name = first - 1, b""
         if self._replicated is not None:
             position, name = await self._replicated.begin(first)

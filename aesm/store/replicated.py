@@ -132,11 +132,7 @@ class Replicated:
         return entry._replace(body=b"", rows=tuple(kept), memory=memory)
 
     def _shared(self, names: Collection[str]) -> tuple[tuple[str, ...], int]:
-        """
-        Sort names, or find those that were the same.
-
-        @return: and the bytes that they take in addition.
-        """
+        """Sort names, or find them; and tell how many bytes more they take."""
         if len(names) <= FEW:
             return tuple(sorted(names)), NAME_MEMORY * len(names)
         members = frozenset(names)

@@ -106,11 +106,7 @@ def _cbOpened(
     sendBuffer: int,
     options: dict[str, Any],
 ) -> Loaded:
-    """
-    Make connections of all sessions, or of none.
-
-    @raise SpoolError: they are damaged.
-    """
+    """Make connections of all sessions, or of none if one is damaged."""
     try:
         return [
             (

@@ -241,12 +241,7 @@ def readBlob(blob: Blob) -> Messages:
 
 
 def _messagesOf(blobs: Iterable[Blob]) -> list[tuple[int, int, str | bytes]]:
-    """
-    Read what is stored.
-
-    @return: of each message the number, the time, and itself.
-    @raise ValueError: it is damaged.
-    """
+    """Read what is stored: number, time and data each; C{ValueError} if damaged."""
     return [
         (number, messages.micros, data)
         for blob in blobs

@@ -98,11 +98,7 @@ class ChannelSettings:
     publicKey: bytes = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        """
-        Check everything, so that no connection can fail over it later.
-
-        @raise ValueError: something does not fit; says what would.
-        """
+        """Check everything, so that no connection can fail over it later."""
         pair = self.keyPair or KeyPair.fromBytes(self.staticKey)
         object.__setattr__(self, "keyPair", pair)
         object.__setattr__(self, "publicKey", pair.public)

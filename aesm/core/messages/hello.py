@@ -172,11 +172,7 @@ class ConversationSettings:
     nextKey: str = ""
 
     def __post_init__(self) -> None:
-        """
-        Validate everything, so that no connection can fail over it later.
-
-        @raise ValueError: a value is out of range; says what the range is.
-        """
+        """Validate everything, so that no connection can fail over it later."""
         for name in ("maxMessage", "sendBuffer", "receiveBuffer"):
             value = getattr(self, name)
             if not 0 < value <= MAX_BYTES:

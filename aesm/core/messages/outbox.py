@@ -154,10 +154,7 @@ class Outbox:
         )
 
     def _sizeOf(self, number: int) -> int:
-        """
-        The bytes of the body of a message that is not acknowledged, by how many there
-        were before it; 0 if there is none.
-        """
+        """Tell the bytes of a message by its number; 0 if it is not there any more."""
         # One that was sent may be among the unsent again, after the last resume.
         skip = number - self.acknowledged
         for batch in self.released:
