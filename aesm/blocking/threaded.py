@@ -57,7 +57,6 @@ class ThreadedStream(SessionStream):
     """What came from a server, for threads, which wait for it in C{turns}."""
 
     def __init__(self) -> None:
-        """Start with none."""
         super().__init__()
         self.turns = Turns()
         self.arrived = self.turns.wake

@@ -127,7 +127,6 @@ class Register(Generic[_T]):
     """Who, or what, has which name; no two of them look the same."""
 
     def __init__(self) -> None:
-        """Start with no names."""
         self._byName: dict[str, _T] = {}  # folded
         self._byLook: dict[str, _T] = {}
 

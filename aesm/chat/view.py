@@ -65,7 +65,6 @@ class ChatView:
     """
 
     def __init__(self) -> None:
-        """Begin with nothing seen."""
         self.name = ""
         self.room = ""
         self._present: dict[str, None] = {}

@@ -41,7 +41,6 @@ class Sent:
     """What was sent to others, as far back as there is room."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         # Numbers of calls, how many bytes, and what they sent: an engine that has the
         # call has that.
         self._kept: deque[tuple[int, int, Call]] = deque()

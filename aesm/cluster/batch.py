@@ -391,7 +391,6 @@ class Gathered:
     """
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self.changes: dict[str, Changes] = {}
         self.effects: list[Effect] = []
         self.waiters: list[Deferred[None]] = []

@@ -39,7 +39,6 @@ class ClientCommand(Command):
     ]
 
     def __init__(self) -> None:
-        """Start with no pins."""
         super().__init__()
         self.pins: list[PublicKey] = []
         self.endpoint = ""

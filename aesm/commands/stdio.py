@@ -55,7 +55,6 @@ class Stdio(Protocol):
     transport: Any
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self.outputLost: Deferred[None] = Deferred()
         self._partial = bytearray()  # the input's last line, so far
         self._ended = False  # the input

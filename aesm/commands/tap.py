@@ -201,7 +201,6 @@ class ServerOptions(usage.Options):
     ]
 
     def __init__(self) -> None:
-        """Start with nothing given."""
         super().__init__()
         self["listen"] = []
         self.factory: AESMServerFactory

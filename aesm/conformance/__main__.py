@@ -80,7 +80,6 @@ class Options(Command):
     ]
 
     def __init__(self) -> None:
-        """Start with nothing given."""
         super().__init__()
         self["only"] = []
         self.arguments: tuple[str, ...] = ()

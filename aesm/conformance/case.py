@@ -303,7 +303,6 @@ class Case:
     """
 
     def __init__(self, subject: Subject) -> None:
-        """Start without a connection."""
         self.subject = subject
         isServer = subject.role == SERVER
         self.key = subject.ours

@@ -267,7 +267,6 @@ class Answer:
     noise: HandshakeState
 
     def __init__(self, wire: Wire, key: KeyPair, name: str, psk: bytes | None) -> None:
-        """Take nothing yet."""
         self.wire = wire
         self.suite = ""
         self.ephemeral: KeyPair | None = None

@@ -253,7 +253,6 @@ class PendingAcks:
     __slots__ = ("_acknowledgements", "_draining", "_outbox")
 
     def __init__(self, outbox: Outbox) -> None:
-        """Start with nobody waiting."""
         self._outbox = outbox
         # A heap, because they are used, and so come here, in any order.
         self._acknowledgements: list[tuple[int, int, Acknowledgement]] = []  # a heap

@@ -58,7 +58,6 @@ class Answering:
     )
 
     def __init__(self, handler: IMessageHandler, connection: Connection) -> None:
-        """Begin with none."""
         self._receive: Callable[[Any, Any], Any] = getattr(
             handler, "requestReceived", _notTaken
         )

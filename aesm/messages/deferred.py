@@ -68,7 +68,6 @@ class Gate:
     """What several wait for, each of whom may give up."""
 
     def __init__(self) -> None:
-        """Let nobody through."""
         self._waiting: deque[Deferred[None]] = deque()
 
     def wait(self) -> Deferred[None]:

@@ -39,7 +39,6 @@ class Pile:
     __slots__ = ("cost", "data", "micros", "numbers")
 
     def __init__(self) -> None:
-        """Start with none."""
         self.micros = array("Q")
         self.data: list[Any] = []
         self.numbers: array[int] | None = None

@@ -243,7 +243,6 @@ class Requests:
     __slots__ = ("_connection", "_openCost", "_outbox", "open")
 
     def __init__(self, connection: Connection) -> None:
-        """Begin with none."""
         self._connection = connection
         self._outbox = connection.session.outbox
         self.open: dict[int, Request] = {}

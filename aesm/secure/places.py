@@ -284,7 +284,6 @@ class Shares(Generic[_Member, _Owner]):
     """Who has how many, and who has most, in constant time whatever their number."""
 
     def __init__(self) -> None:
-        """Start with nobody."""
         self._owner: dict[_Member, _Owner] = {}
         self._members: dict[_Owner, dict[_Member, None]] = {}  # the oldest first
         # Owners by how many they have; one more or less leads to the next size, so that

@@ -122,7 +122,6 @@ class RecordWriter:
     __slots__ = ("_isSocket", "_socket", "_transport", "atOnce", "broken", "rest")
 
     def __init__(self, transport: ITransport) -> None:
-        """Look what the transport can do."""
         self._transport: Any = transport
         self._isSocket = isinstance(transport, FileDescriptor) and not _isTLS(transport)
         handle = getattr(transport, "getHandle", lambda: None)()

@@ -53,7 +53,6 @@ class SecureAddress:
     __slots__ = ("address", "publicKey")
 
     def __init__(self, address: IAddress, publicKey: PublicKey) -> None:
-        """Join both."""
         self.address = address
         self.publicKey = publicKey
 
@@ -123,7 +122,6 @@ class SecureTransport:
     publicKey: PublicKey
 
     def __init__(self, secure: SecureProtocol) -> None:
-        """Wait for the inner protocol."""
         self.disconnecting = False
         self.moreToRead = False
         self.over = False

@@ -91,7 +91,6 @@ class WebSocketTransport:
     """
 
     def __init__(self, wire: WebSocketProtocol) -> None:
-        """Wait for the protocol inside."""
         self.disconnecting = False
         self.producer: IPushProducer | None = None
         self._wire = wire

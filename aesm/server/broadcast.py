@@ -167,7 +167,6 @@ class _Round(SharedBatch):
     __slots__ = ("__weakref__", "listed", "members", "others", "whom")
 
     def __init__(self, micros: int, listed: int, whom: _Whom) -> None:
-        """Start with no messages and no members."""
         super().__init__(micros)
         self.listed = listed
         self.whom = whom

@@ -129,7 +129,6 @@ class _Inlet:
         store: EngineStore,
         clock: IReactorTime,
     ) -> None:
-        """Begin where nothing is known."""
         self._connection = connection
         self._journal = journal
         self._store = store

@@ -243,7 +243,6 @@ class Entries:
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
         self.position = 0
         self.name = b""
         self._entries: list[Told] = []

@@ -43,7 +43,6 @@ class Following:
     __slots__ = ("_behind", "isKept", "place", "places")
 
     def __init__(self, place: Place) -> None:
-        """Begin with nothing in the outbox."""
         self.place = place
         self.places: Places = []
         self.isKept = False

@@ -47,7 +47,6 @@ class DurableRequests(Requests):
     __slots__ = ("_durable", "_ended", "_fresh", "_stored")
 
     def __init__(self, connection: DurableConnection) -> None:
-        """Begin with none."""
         super().__init__(connection)
         self._durable = connection
         # Those that the handler has begun with, and whose cost is not counted as

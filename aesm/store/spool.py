@@ -101,7 +101,6 @@ class _Batch:
     """
 
     def __init__(self) -> None:
-        """Begin with no changes."""
         self.changes: dict[str, Changes] = {}
         self.waiters: list[Deferred[None]] = []
         self.begun: dict[str, Deferred[None]] = {}

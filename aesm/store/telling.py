@@ -47,7 +47,6 @@ class Turn:
     __slots__ = ("counts", "micros", "size")
 
     def __init__(self, micros: int) -> None:
-        """Begin with nothing."""
         self.micros = micros
         self.counts: list[LogCount] = []
         self.size = 0

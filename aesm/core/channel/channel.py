@@ -129,7 +129,6 @@ class Channel:
     _encrypt: CipherState
 
     def __init__(self, settings: ChannelSettings) -> None:
-        """Start before the first byte."""
         self._settings = settings
         self.state = State.OFFER
         self.suite = ""

@@ -341,7 +341,6 @@ class SharedBatch:
     )
 
     def __init__(self, micros: int) -> None:
-        """Start with no messages."""
         self.micros = micros
         self.bodies: list[Body] = []
         self.encoded: tuple[int, int, list[bytes]] | None = (0, 0, [])

@@ -289,7 +289,6 @@ class FrameReader:
     )
 
     def __init__(self, maxMessage: int) -> None:
-        """Start at a frame's beginning."""
         self.error: ProtocolError | None = None
         self.maxMessage = maxMessage
         self._closed = False  # there was a CLOSE

@@ -47,7 +47,6 @@ class Traffic:
     )
 
     def __init__(self) -> None:
-        """Start with nothing."""
         self.messagesIn = self.costIn = self.messagesOut = self.costOut = 0
         self.oldest = self.lateAnswers = 0
         self.acknowledged, self.acknowledgedMicros = [0] * BUCKETS, 0
