@@ -48,7 +48,6 @@ class Script:
     """
 
     def __init__(self, name: str, source: bytes, isDurable: bool = False) -> None:
-        """ """
         self.name = name
         self.source = source
         self.digest = sha1(source).hexdigest()

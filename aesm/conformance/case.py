@@ -219,7 +219,6 @@ class Subject:
     @ivar key: its static public key, where it is known or was seen.
     @ivar identity: our key pair where it must be the same all the time.
     @ivar suite: which we offer.
-    @ivar said: what its hello or WELCOME said at the last look.
     @ivar keeps: whether it keeps the sessions of clients that are cut, which a server
         should.
     """
@@ -242,7 +241,6 @@ class Subject:
         self.patience = patience
         self.suites = tuple(self.withPSK(suite) for suite in SUITES)
         self.suite = self.suites[0]
-        self.said: dict[str, Any] = {}
         self.keeps = True
         self.ours = identity or KeyPair.generate()
         self.factory = _Factory(self._incoming)
@@ -400,7 +398,6 @@ class Case:
         else:
             channel, said = admitted or await self.admit()
             peer = await self.welcome(channel, said, hello)
-        self.subject.said = peer.said
         self._peers.append(peer)
         return peer
 

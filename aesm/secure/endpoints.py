@@ -32,7 +32,6 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from aesm.core.channel.settings import Layer
@@ -47,8 +46,6 @@ from aesm.trust.locations import locationOf
 from aesm.trust.policies import clientPolicy, trustPolicy
 
 __all__ = ["wrapClientEndpoint", "wrapServerEndpoint"]
-
-_log = Logger(namespace="aesm.secure")
 
 
 def wrapServerEndpoint(

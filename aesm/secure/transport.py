@@ -112,7 +112,6 @@ class SecureTransport:
         called, or the connection is over.
     @ivar moreToRead: whether more bytes are there already than were read last, as far
         as is known.
-    @ivar over: whether the connection is aborted or gone.
     @ivar paused: whether the inner protocol wants nothing now.
     @ivar publicKey: the key that the peer has proved.
     @ivar taken: when the raw transport last took bytes that had waited for it, in the
@@ -124,7 +123,6 @@ class SecureTransport:
     def __init__(self, secure: SecureProtocol) -> None:
         self.disconnecting = False
         self.moreToRead = False
-        self.over = False
         self.paused = False
         self.taken = -math.inf
         self._secure = secure
@@ -341,7 +339,7 @@ class SecureTransport:
 
     def stop(self) -> None:
         """The connection is aborted or gone: nothing is read or written any more."""
-        self.over = self.disconnecting = True
+        self.disconnecting = True
         self._writing = self.paused = False
         self._forget()
         if self._notice is not None and self._notice.active():

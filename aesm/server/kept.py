@@ -243,10 +243,7 @@ class KeptSessions:
         if stored is None:
             return
         log = self._journal.log
-        if (
-            log is not None
-            and Place(*stored.state["log"]).position < log.entries.first - 1
-        ):
+        if log is not None and not log.entries.has(Place(*stored.state["log"])):
             self._journal.store.drop(stored.name)
             self._journal.store.commit().addErrback(_ignore)
             raise Refused("slow consumer", Kind.SLOW, CloseCode.SLOW_CONSUMER)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.core.messages.hello import EARLY_WINDOW, ConversationSettings, Hello
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from aesm.store.interface import ISessionStore
 
 __all__ = ["ConnectionManager"]
-
-_log = Logger(namespace="aesm.server")
 
 SESSION_BYTES = 16  # of a session's name, docs/protocol.md, section 8
 RESUMES_PER_SESSION = 1.0  # a second, and what was saved up in ten

@@ -311,11 +311,6 @@ class Connections(Mapping[Address, "Connection"]):
         self.packets.end(reason)
         self.entries.end(reason)
 
-    @property
-    def held(self) -> int:
-        """The bytes of all packets that nobody has taken."""
-        return self.arrivals.held
-
     def nameFor(self, address: Address) -> Address:
         """
         Name a connection that is let in.
