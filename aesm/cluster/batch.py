@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol
 from twisted.internet.defer import Deferred
 
 from aesm.cluster.sealing import Clear
+from aesm.messages.deferred import ignore
 from aesm.store.interface import ACKNOWLEDGED, Early, Entry
 
 __all__ = [
@@ -117,11 +118,7 @@ class Effect(NamedTuple):
         return len(self.data or b"") + 2 * OVERHEAD
 
 
-def _nobody(*results: int) -> None:
-    """Nobody is to be told."""
-
-
-SKIPPED = Effect("skip", "", (), None, _nobody)  # one that is left out
+SKIPPED = Effect("skip", "", (), None, ignore)  # one that is left out
 
 
 class Changes:

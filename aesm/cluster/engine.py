@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from aesm.cluster.scripts import FORMAT, JOIN, Script
 from aesm.cluster.sentinel import SentinelEndpoint
 from aesm.errors import SpoolError
+from aesm.messages.deferred import ignore
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import (
@@ -68,10 +69,6 @@ _HINTS = {
 }
 
 _log = Logger(namespace="aesm.cluster")
-
-
-def _nothing(*arguments: object) -> None:
-    """Nobody is to be told."""
 
 
 class EngineFull(SpoolError):
@@ -119,8 +116,8 @@ class Engine:
         @raise ImportError: the extra "cluster" is not installed.
         """
         self.node = node
-        self.up: Callable[[bool], object] = _nothing
-        self.down: Callable[[], object] = _nothing
+        self.up: Callable[[bool], object] = ignore
+        self.down: Callable[[], object] = ignore
         self.failure: SpoolError | None = SpoolError(f"not connected to {address}")
         self.clock = reactor
         self.mark = ""
@@ -195,7 +192,7 @@ class Engine:
         # Here, because the import installs a reactor.
         from txredisapi import RedisError
 
-        factory = _EngineFactory(self.clock, "RedisProtocol", _nothing, _nothing)
+        factory = _EngineFactory(self.clock, "RedisProtocol", ignore, ignore)
         asking = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
         try:
             protocol: Any = await sentinel.connect(factory)

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from aesm.cluster.scripts import LEASE, SWEEP
 from aesm.errors import SpoolError
+from aesm.messages.deferred import ignore
 
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
@@ -32,10 +33,6 @@ TIME = 10.0  # seconds after which a node that says nothing is given up
 RENEWAL = 3.0  # seconds between two renewals
 REMEMBERED = 86_400.0  # seconds for which the engine knows a silent node's batches
 SWEPT = 256  # sessions that are cleaned up at a time
-
-
-def _nobody() -> None:
-    """Nobody is to be told."""
 
 
 class Lease:
@@ -53,8 +50,8 @@ class Lease:
 
     def __init__(self, engine: Engine, grace: int) -> None:
         """@param grace: milliseconds that clients have to come back."""
-        self.lapsed: Callable[[], object] = _nobody
-        self.drained: Callable[[], object] = _nobody
+        self.lapsed: Callable[[], object] = ignore
+        self.drained: Callable[[], object] = ignore
         self.says: Callable[[], dict[str, Any]] = dict
         self.ended: Callable[[list[bytes]], object] | None = None
         self._isDrained = False

@@ -22,6 +22,7 @@ from aesm.cluster.batch import Effect
 from aesm.cluster.lease import REMEMBERED
 from aesm.cluster.scripts import LOG, SAY, SNAPSHOT, SNAPSHOTS
 from aesm.errors import SpoolError
+from aesm.messages.deferred import ignore
 from aesm.store.interface import Entry, LogPage, Snapshot
 
 if TYPE_CHECKING:
@@ -42,10 +43,6 @@ _log = Logger(namespace="aesm.cluster")
 # dies before it has said so.  Scripts cannot make the entry, which may be sealed.  For
 # a session that a node removes itself both are in one batch; of others each node learns
 # when it cleans up (L{Lease}).
-
-
-def _nobody(*arguments: object) -> None:
-    """Nobody is to be told."""
 
 
 class EngineLog:
@@ -144,7 +141,7 @@ class EngineLog:
         """Say that a session is over, unless somebody else has, or its cause is not."""
         if self._endEntry is not None:
             entry = self._endEntry(name)
-            effect = Effect("gone", cause, (name,), entry, _nobody)
+            effect = Effect("gone", cause, (name,), entry, ignore)
             self._writer.next.effects.append(effect)
 
     def _cbEnded(self, names: list[bytes]) -> None:

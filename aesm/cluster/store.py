@@ -37,6 +37,7 @@ from aesm.cluster.members import Members
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
+from aesm.messages.deferred import ignore
 from aesm.secure.refusals import Kind, Refused
 from aesm.store.interface import (
     Early,
@@ -62,10 +63,6 @@ LOOK_SIZE = 256  # messages that are looked for at a time
 _log = Logger(namespace="aesm.cluster")
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-def _nobody(*arguments: object) -> None:
-    """Nobody is to be told."""
 
 
 @implementer(ILogStore)
@@ -101,12 +98,12 @@ class EngineStore:
             others being refused meanwhile.
         @param sealer: seals what the engine keeps; None not to.
         """
-        self.lost: Lost = _nobody
-        self.came: Callable[[str, Entry | None], object] = _nobody
-        self.told: Callable[[Entry | None], object] = _nobody
+        self.lost: Lost = ignore
+        self.came: Callable[[str, Entry | None], object] = ignore
+        self.told: Callable[[Entry | None], object] = ignore
         self.isKnown: Callable[[int], bool] = lambda position: False
-        self.heard: Callable[[bytes], object] = _nobody
-        self.wasRead: Callable[[str, int, int], object] = _nobody
+        self.heard: Callable[[bytes], object] = ignore
+        self.wasRead: Callable[[str, int, int], object] = ignore
         self._engine = engine
         self._grace = round(grace * 1000)
         self._perKey = perKey
@@ -116,7 +113,7 @@ class EngineStore:
         self._members = Members(self._sealer)
         self._writer = Writer(engine, clock, self._grace, self._sealer)
         self._writer.lost, self._writer.looked = self._lost, self._looked
-        self.lapsed: Callable[[], object] = _nobody
+        self.lapsed: Callable[[], object] = ignore
         self.lease = Lease(engine, self._grace)
         self.lease.lapsed = lambda: self.lapsed()
         self._log = EngineLog(engine, self._writer, self.lease, self._members)
@@ -393,7 +390,7 @@ class EngineStore:
         """
         first, messages, _ = work.blob
         where = (work.name, first, first + messages - 1, count)
-        self._writer.next.effects.append(Effect("read", cause, where, None, _nobody))
+        self._writer.next.effects.append(Effect("read", cause, where, None, ignore))
 
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""

@@ -29,6 +29,7 @@ from aesm.cluster.engine import EngineFull
 from aesm.cluster.repair import Found, repair
 from aesm.cluster.scripts import COMMIT, LOOKED, SETTLE
 from aesm.errors import SpoolError
+from aesm.messages.deferred import cancelTimer, ignore
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -45,10 +46,6 @@ REST = 2  # turns of the event loop that are over by the end of the next one
 RESERVE = 1 << 20  # bytes that an engine is to hold for a node although it is full
 
 _log = Logger(namespace="aesm.cluster")
-
-
-def _nobody(*arguments: object) -> None:
-    """Nobody is to be told."""
 
 
 # One call is under way at a time, and only L{_send} begins it:
@@ -133,9 +130,9 @@ class Writer:
         self.ours: dict[str, Image] = {}
         self.next = Gathered()
         self.lost: Callable[[dict[str, bool | None], dict[str, list[Part]]], object] = (
-            _nobody
+            ignore
         )
-        self.looked: Callable[[], object] = _nobody
+        self.looked: Callable[[], object] = ignore
         self.isLooking = True
         self._engine = engine
         self._clock = clock
@@ -438,9 +435,8 @@ class Writer:
 
     def down(self) -> None:
         """The engine cannot be used."""
-        pause, self._pause = self._pause, None
-        if pause is not None and pause.active():
-            pause.cancel()
+        cancelTimer(self._pause)
+        self._pause = None
 
     def _forgetAll(self) -> None:
         """Begin again, with no sessions."""

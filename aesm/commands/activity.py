@@ -34,6 +34,7 @@ from zope.interface import implementer
 
 from aesm._version import __version__
 from aesm.errors import KeyFileError
+from aesm.text import asciiJSON
 from aesm.trust.files import expanded, openToAppend
 
 __all__ = ["MAX_LINE", "ActivityFile", "encoded", "readEntry"]
@@ -277,8 +278,7 @@ class ActivityFile:
 
 def encoded(entry: dict[str, Any]) -> bytes:
     """Write an entry: a line of printable ASCII."""
-    # JSON escapes all other control characters, but lets DEL through.
-    return json.dumps(entry).replace("\x7f", "\\u007f").encode("ascii") + b"\n"
+    return asciiJSON(entry).encode("ascii") + b"\n"
 
 
 def readEntry(line: bytes) -> dict[str, Any] | None:

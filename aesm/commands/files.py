@@ -24,8 +24,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.commands.client import ClientCommand
+from aesm.commands.command import parameter
 from aesm.commands.connect import connectOrReport, stopReason
-from aesm.commands.main import reportingTrust
+from aesm.commands.main import observing
 from aesm.commands.options import inOptions, listenEndpoint
 from aesm.commands.output import writeError
 from aesm.commands.progress import Lines, progressFor
@@ -56,7 +57,7 @@ class _FileCommand(ClientCommand):
 
     endpoint: str | None  # type: ignore[assignment]
     optParameters = [
-        ["listen", None, None, "Wait for the other side here, such as tcp:8765."],
+        parameter("listen", "Wait for the other side here, such as tcp:8765."),
     ]
     optFlags = [
         ["any-client", None, "With --listen: let in whoever reaches it."],
@@ -102,7 +103,7 @@ class _FileCommand(ClientCommand):
 
     async def runClient(self, reactor: Any, options: dict[str, Any]) -> int:
         """Connect or listen, and do it."""
-        with reportingTrust():
+        with observing():
             return await self.transfer(_Meeting(reactor, options, progressFor(reactor)))
 
     async def transfer(self, meeting: _Meeting) -> int:
@@ -165,7 +166,7 @@ class ReceiveOptions(_FileCommand):
         "`theirs` there, or somebody is in between."
     )
     optParameters = [
-        ["into", None, ".", "The directory to put them in."],
+        parameter("into", "The directory to put them in.", "."),
     ]
 
     def parseArgs(self, endpoint: str | None = None) -> None:

@@ -20,9 +20,10 @@ from types import DynamicClassAttribute
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-__all__ = ["Gate", "ReactorDeferred", "resultNow"]
+__all__ = ["Gate", "ReactorDeferred", "cancelTimer", "ignore", "resultNow", "untimed"]
 
 _T = TypeVar("_T")
 
@@ -88,6 +89,22 @@ class Gate:
         """
         while self._waiting:
             self._waiting.popleft().callback(result)
+
+
+def ignore(*arguments: object) -> None:
+    """Do nothing, where something is to be called and nobody is to be told."""
+
+
+def cancelTimer(timer: IDelayedCall | None) -> None:
+    """Cancel what is to happen later, if it is."""
+    if timer is not None and timer.active():
+        timer.cancel()
+
+
+def untimed(result: _T, timer: IDelayedCall) -> _T:
+    """Cancel a deadline that is no longer needed, and pass the result on."""
+    cancelTimer(timer)
+    return result
 
 
 def resultNow(deferred: Deferred[_T]) -> _T:

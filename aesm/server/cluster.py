@@ -35,6 +35,7 @@ from aesm.errors import (
 )
 from aesm.messages.acknowledgements import LazyDeferred
 from aesm.messages.causes import CAUSE
+from aesm.messages.deferred import ignore
 from aesm.server.entries import packed
 from aesm.server.inlets import Inlets
 from aesm.server.reading import Readings
@@ -78,10 +79,6 @@ class ClusterConnection(NamedTuple):
     session: str
 
 
-def _nobody() -> None:
-    """Nobody is to be told."""
-
-
 class Cluster:
     """
     All nodes of a cluster, as one of them sees it.
@@ -100,7 +97,7 @@ class Cluster:
         self._inlets: Inlets | None = None
         self._readings: Readings | None = None
         self._sending = 0  # bytes
-        self.drained: Callable[[], object] = _nobody
+        self.drained: Callable[[], object] = ignore
 
     # What users call
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
@@ -36,6 +36,7 @@ from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.messages.acknowledgements import FailedAcknowledgement, promptly
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
+from aesm.messages.deferred import untimed
 from aesm.messages.handling import Talk, handlerOf
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory, checkTimeout
@@ -64,8 +65,6 @@ TOTAL_BUFFER = 1 << 30  # bytes of messages, for all connections together
 KEY_FILE = "server.key"  # in the state directory
 MAX_AGENT = 64  # characters of a client's agent to log
 STOP_DEADLINE = 5.0  # seconds
-
-_T = TypeVar("_T")
 
 # The way of a connection through the factory, as its L{SecureProtocol} calls it
 #
@@ -384,7 +383,7 @@ class AESMServerFactory(SecureFactory):
         gone: Deferred[None] = Deferred(self._gone.remove)
         self._gone.append(gone)
         timer = self.clock.callLater(deadline, self._abortAll)
-        return gone.addBoth(_cancel, timer).addCallback(
+        return gone.addBoth(untimed, timer).addCallback(
             lambda result: self._manager.close(deadline)
         )
 
@@ -603,13 +602,6 @@ class AESMServerFactory(SecureFactory):
 def _stopping() -> Refused:
     """Make the error for a client that comes too late."""
     return Refused("the server is stopping", Kind.STOPPING)
-
-
-def _cancel(result: _T, timer: IDelayedCall) -> _T:
-    """Stop a deadline that is no longer needed, and pass the result on."""
-    if timer.active():
-        timer.cancel()
-    return result
 
 
 def checkSpread(spread: float) -> None:

@@ -29,6 +29,7 @@ from aesm.errors import (
     SendBufferFull,
     SpoolError,
 )
+from aesm.messages.deferred import ignore
 from aesm.server.entries import unpacked
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class _Inlet:
         if not self._hasTaken:
             return  # a client that comes back does not wait for an engine that is full
         try:
-            await self._journal.add(_nothing)
+            await self._journal.add(ignore)
         except SpoolError as error:
             raise ConnectionClosed(str(error)) from None
         self._hasTaken = False
@@ -231,7 +232,8 @@ class _Inlet:
         except SendBufferFull:
             return False
         if not self._taken:
-            self._journal.add(self._remove).addErrback(_ignore)
+            # If it fails, it is in the inlet still, for the next process.
+            self._journal.add(self._remove).addErrback(ignore)
         self._taken.append(entry)
         self._last, self._hasTaken = entry.position, True
         return True
@@ -244,11 +246,3 @@ class _Inlet:
         if not self._connection.isLeft:  # else it is written neither here nor there
             for entry in taken:
                 self._store.took(self._connection.session.name, entry)
-
-
-def _nothing(store: ISessionStore) -> None:
-    """There is nothing to be written."""
-
-
-def _ignore(failure: Failure) -> None:
-    """It is in the inlet still, for the next process."""

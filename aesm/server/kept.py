@@ -29,7 +29,7 @@ from aesm.errors import (
     SessionMoved,
     SpoolError,
 )
-from aesm.messages.deferred import Gate
+from aesm.messages.deferred import Gate, ignore
 from aesm.secure.refusals import Kind, Refused
 from aesm.store.following import Place
 from aesm.store.interface import ILogStore
@@ -245,7 +245,7 @@ class KeptSessions:
         log = self._journal.log
         if log is not None and not log.entries.has(Place(*stored.state["log"])):
             self._journal.store.drop(stored.name)
-            self._journal.store.commit().addErrback(_ignore)
+            self._journal.store.commit().addErrback(ignore)
             raise Refused("slow consumer", Kind.SLOW, CloseCode.SLOW_CONSUMER)
         self.adopt([stored])
 
@@ -343,7 +343,7 @@ class KeptSessions:
             del reasons[ending]
             ending.abort()
         there = {each: why for each, why in reasons.items() if not each.isOver}
-        self.leave(there).addErrback(_ignore)
+        self.leave(there).addErrback(ignore)
         for connection in again:
             if connection in reasons:
                 self._again(connection.session.name, connection.peer)
@@ -373,11 +373,8 @@ class KeptSessions:
         store = self._journal.store
         left: Deferred[Any] = store.commit()
         left.addCallback(lambda nothing: store.claim(name, str(peer)))
-        self._await(name, peer, left).addErrback(_ignore)
-
-
-def _ignore(failure: Failure) -> None:
-    """Clients are told when they come, and ask."""
+        # Clients are told when they come, and ask.
+        self._await(name, peer, left).addErrback(ignore)
 
 
 def _ebNotClaimed(failure: Failure) -> NoReturn:

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from aesm.core.messages.frames import EncodedResponse, decoded
 from aesm.errors import ConnectionClosed, SpoolError
+from aesm.messages.deferred import ignore
 from aesm.messages.requests import Answer
 from aesm.messages.stream import Arrivals, Packet
 from aesm.server.awaited import Awaited
@@ -136,7 +137,8 @@ class Readings:
         if lent.isRead:
             self._lent.popleft()
         if not self._touched:
-            self._journal.add(self._write).addErrback(_ignore)
+            # If it fails, it is lent to another node then.
+            self._journal.add(self._write).addErrback(ignore)
         self._touched[lent] = None
         return found
 
@@ -179,7 +181,3 @@ class Readings:
         """Ask again."""
         self._poll = None
         self._ask()
-
-
-def _ignore(failure: Failure) -> None:
-    """It is lent to another node then."""

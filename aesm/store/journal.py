@@ -22,6 +22,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from aesm.messages.deferred import ignore
+
 if TYPE_CHECKING:
     from aesm.core.messages.session import Session
     from aesm.messages.protocol import AESMProtocol
@@ -163,7 +165,7 @@ class Journal:
         """
         self.sessions.pop(connection.session.name, None)
         self.store.drop(connection.session.name)
-        self.store.commit().addErrback(_ignore)
+        self.store.commit().addErrback(ignore)  # who closes it is told
 
     def written(self) -> Deferred[None]:
         """
@@ -269,7 +271,3 @@ class Journal:
         """The store was closed before: tell who waits beside connections."""
         for waiter, _ in waiters:
             waiter.errback(failure)
-
-
-def _ignore(failure: object) -> None:
-    """The store was closed before all was written: who closes it is told."""

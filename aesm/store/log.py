@@ -26,6 +26,7 @@ from aesm.core.messages.batch import Message, bodyOf
 from aesm.core.messages.requests import sizeOf
 from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
 from aesm.messages.causes import CAUSE
+from aesm.messages.deferred import cancelTimer, ignore
 from aesm.store import entries
 from aesm.store.counting import Counting, LogCount
 from aesm.store.entries import (
@@ -59,10 +60,6 @@ RETRY: Final = 1.0  # seconds until it is read again when that failed
 _log = Logger(namespace="aesm.log")
 
 _T = TypeVar("_T")
-
-
-def _nobody(*arguments: object) -> None:
-    """Nobody is to be told."""
 
 
 # The same at any process
@@ -113,7 +110,7 @@ class Log:
         patience: float,
         sendBuffer: int,
         replica: IReplica | None = None,
-        broken: Callable[[SpoolError], object] = _nobody,
+        broken: Callable[[SpoolError], object] = ignore,
     ) -> None:
         """
         @param journal: has the sessions.
@@ -171,9 +168,8 @@ class Log:
     def _end(self, over: SpoolError) -> None:
         """Tell nobody anything any more, and say why."""
         self._over = over
-        for call in (self._delivery, self._retry):
-            if call is not None and call.active():
-                call.cancel()
+        cancelTimer(self._delivery)
+        cancelTimer(self._retry)
         self._counting.stop()
         waiting, self._waiting = self._waiting, []
         for each in waiting:
@@ -338,9 +334,8 @@ class Log:
         @param others: what has something to send beside.
         @return: all that has.
         """
-        delivery, self._delivery = self._delivery, None
-        if delivery is not None and delivery.active():
-            delivery.cancel()
+        cancelTimer(self._delivery)
+        self._delivery = None
         news, self._news = self._news, []
         if not news:
             return others

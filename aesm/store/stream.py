@@ -17,12 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from twisted.python.failure import Failure
-
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import Messages, markedOf
 from aesm.errors import CloseCode
 from aesm.messages.acknowledgements import Acknowledgement
+from aesm.messages.deferred import ignore
 from aesm.messages.requests import Answer, Request
 from aesm.messages.stream import DataStream, Packet, costOf
 from aesm.store.interface import Blob
@@ -33,10 +32,6 @@ Ranges = list[list[int]]  # of numbers: the first, and the one behind the last
 
 # Bytes of a message that is read back: it was accepted under the C{maxMessage} of then.
 ANY_SIZE = (1 << 32) - 1
-
-
-def _ignore(failure: Failure) -> None:
-    """Who asked is told that the connection is over."""
 
 
 def _asItIs(number: int, micros: int, data: str | bytes) -> Any:
@@ -153,7 +148,7 @@ class DurableStream(DataStream):
                     "no requests are taken here", CloseCode.NOT_TAKEN
                 )
                 if not isinstance(refused, Acknowledgement):
-                    refused.addErrback(_ignore)
+                    refused.addErrback(ignore)  # who asked is told so
 
     def taken(self) -> int:
         """
