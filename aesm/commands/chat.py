@@ -173,7 +173,7 @@ def _trustShownBy(client: ChatClient) -> ILogObserver:
         if event.get("log_namespace") == "aesm.trust":
             client.tell(formatEvent(event))
 
-    return show
+    return ILogObserver(show)
 
 
 class _Lines:

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from aesm.core.messages.frames import EncodedResponse, Messages
     from aesm.core.messages.session import Session
     from aesm.messages.address import Address
-    from aesm.messages.owner import ConnectionOwner, PacketDispatcher
+    from aesm.messages.dispatcher import Dispatcher
+    from aesm.messages.owner import ConnectionOwner
     from aesm.messages.protocol import AESMProtocol
     from aesm.messages.requests import Resender
     from aesm.messages.stream import Arrivals
@@ -112,7 +113,7 @@ class Connection:
         @param arrivals: the registry's order of arrival, or None.
         """
         self.session = session
-        self.dispatcher: PacketDispatcher | None = None
+        self.dispatcher: Dispatcher | None = None
         self.suite, self.handshakeHash = "", b""
         self.closeSlow = closeSlow
         self._owner = owner

@@ -238,7 +238,7 @@ class Dispatcher:
                 self.work()
 
     def asked(self, first: int, requests: Messages) -> None:
-        """Have requests answered, after all that came before them."""
+        """Have requests answered, from number C{first} on, after what came before."""
         if self._answering is None:
             self._answering = Answering(self._handler, self._connection)
         if self.state is not _IDLE or len(requests.data) > 1 or self._rates is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from aesm.store.journal import Journal
     from aesm.trust.keys import PublicKey
 
-__all__ = ["Keeper", "KeptSessions"]
+__all__ = ["KeptSessions"]
 
 _log = Logger(namespace="aesm.server")
 
@@ -64,17 +64,6 @@ _WHY: dict[bool | None, Callable[[], AESMError]] = {
         "replaced by a newer connection", CloseCode.TAKEN_OVER
     ),
 }
-
-
-class Keeper(Protocol):
-    """Where sessions may be that are not here."""
-
-    def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
-        """
-        Have a session that is not ours.
-
-        @see: L{ISessionStore.claim<aesm.store.interface.ISessionStore.claim>}
-        """
 
 
 class KeptSessions:
@@ -207,7 +196,7 @@ class KeptSessions:
             return gate.wait()
         if len(self._asked) >= self._manager.admission.maxConnections:
             raise Refused("too many sessions are asked for", Kind.TOO_MANY)
-        keeper: Keeper = self._manager.predecessor or self._journal.store
+        keeper = self._manager.predecessor or self._journal.store
         return self._await(name, peer, keeper.claim(name, str(peer)))
 
     def _await(

@@ -46,7 +46,7 @@ from aesm.store.undoing import Numbering, elsewhere, hasLeft, haveAnswers, takeO
 
 if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
-    from aesm.messages.owner import PacketDispatcher
+    from aesm.messages.dispatcher import Dispatcher
     from aesm.messages.protocol import AESMProtocol
 
 __all__ = ["DurableConnection"]
@@ -372,7 +372,7 @@ class DurableConnection(Connection):
 
     def handOver(self) -> None:
         """Hand the handler what was restored and nobody took."""
-        dispatcher = cast("PacketDispatcher", self.dispatcher)
+        dispatcher = cast("Dispatcher", self.dispatcher)
         for packet in self.retrieved:
             cost, call = handing(dispatcher, packet)
             self._restoredCosts.append(cost)

@@ -32,7 +32,7 @@ from aesm.store.undoing import hasLeft
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
-    from aesm.messages.owner import PacketDispatcher
+    from aesm.messages.dispatcher import Dispatcher
     from aesm.store.connection import DurableConnection
     from aesm.store.interface import ISessionStore
 
@@ -161,9 +161,7 @@ class DurableRequests(Requests):
         self._fresh.clear()
 
 
-def handing(
-    dispatcher: PacketDispatcher, packet: Packet
-) -> tuple[int, Callable[[], object]]:
+def handing(dispatcher: Dispatcher, packet: Packet) -> tuple[int, Callable[[], object]]:
     """
     Prepare to hand a handler what was restored.
 
