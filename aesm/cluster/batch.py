@@ -19,13 +19,16 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from operator import itemgetter
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred
 
 from aesm.cluster.sealing import Clear
 from aesm.messages.deferred import ignore
 from aesm.store.interface import ACKNOWLEDGED, Early, Entry
+
+if TYPE_CHECKING:
+    from aesm.cluster.image import Image
 
 __all__ = [
     "DIRECTIONS",
@@ -44,21 +47,6 @@ MAX_LOG = 16 << 20  # bytes of what was told all
 
 OVERHEAD = 64  # bytes of a call for what is no message
 DIRECTIONS = ("i", "o")
-
-
-class Fenced(Protocol):
-    """
-    A session that is ours.
-
-    @ivar fence: what makes it so.
-    @ivar state: as the engine has it.
-    """
-
-    fence: int
-    state: bytes
-
-    def freed(self, changes: Changes) -> int:
-        """Tell about how many bytes of it changes remove."""
 
 
 class Part(NamedTuple):
@@ -302,7 +290,7 @@ class Call:
         self,
         changes: dict[str, Changes],
         effects: list[Effect],
-        ours: Mapping[str, Fenced],
+        ours: Mapping[str, Image],
     ) -> None:
         """@param ours: those of which it has changes, at least."""
         self.isWhole = True
@@ -422,7 +410,7 @@ class Gathered:
             self.changes[name] = changes.followedBy(later) if later else changes
         self.effects[:0] = [it for it in call.effects if it is not SKIPPED]
 
-    def calls(self, ours: Mapping[str, Fenced]) -> deque[Call]:
+    def calls(self, ours: Mapping[str, Image]) -> deque[Call]:
         """
         Cut it into calls; none has anything in common with another.
 
@@ -450,7 +438,7 @@ class Gathered:
                 causes.update(changes.removed.values())
         return causes
 
-    def ahead(self, ours: Mapping[str, Fenced], room: int) -> tuple[deque[Call], int]:
+    def ahead(self, ours: Mapping[str, Image], room: int) -> tuple[deque[Call], int]:
         """
         Take out what an engine can do that is full, to make room.
 
@@ -481,7 +469,7 @@ class Gathered:
         self.effects = [it for at, it in enumerate(self.effects) if at not in gone]
         return first + _packed(groups, ours), room
 
-    def _groups(self, ours: Mapping[str, Fenced]) -> Iterator[_Group]:
+    def _groups(self, ours: Mapping[str, Image]) -> Iterator[_Group]:
         """List what was caused together; all that is not of sessions is one."""
         effects: dict[str, list[tuple[int, Effect]]] = {}  # by cause, with their order
         for numbered in enumerate(self.effects):
@@ -521,12 +509,12 @@ class _Group(NamedTuple):
         size = sum([each.size for each in self.changes.values()])
         return size + sum([effect.size for _, effect in self.effects])
 
-    def call(self, ours: Mapping[str, Fenced]) -> Call:
+    def call(self, ours: Mapping[str, Image]) -> Call:
         """Make a call of it."""
         effects = [effect for _, effect in sorted(self.effects, key=itemgetter(0))]
         return Call(self.changes, effects, ours)
 
-    def balance(self, ours: Mapping[str, Fenced]) -> tuple[int, int]:
+    def balance(self, ours: Mapping[str, Image]) -> tuple[int, int]:
         """Tell about how many bytes it removes, and how many it adds."""
         removed = sum([ours[name].freed(it) for name, it in self.changes.items()])
         added = sum([each.added for each in self.changes.values()])
@@ -538,7 +526,7 @@ class _Group(NamedTuple):
         return removed, added
 
 
-def _packed(groups: Iterable[_Group], ours: Mapping[str, Fenced]) -> deque[Call]:
+def _packed(groups: Iterable[_Group], ours: Mapping[str, Image]) -> deque[Call]:
     """Make calls of what was caused together."""
     calls: deque[Call] = deque()
     together = _Group({}, [])

@@ -265,8 +265,7 @@ class Cluster:
         journal = self._journal
         connection = None if journal is None else journal.find(name)
         if connection is not None:
-            retrieved = cast("DurableConnection", connection).retrieved
-            retrieved.takenElsewhere(first, last)
+            connection.retrieved.takenElsewhere(first, last)
 
     def lapsed(self) -> None:
         """The engine has given this node up: others have what it was lent."""

@@ -14,7 +14,7 @@ more before there is room, and the rest stays in the inlet, which is bounded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -64,7 +64,7 @@ class Inlets:
 
     def came(self, name: str, entry: Entry | None) -> None:
         """Take something over."""
-        connection = cast("DurableConnection | None", self._journal.find(name))
+        connection = self._journal.find(name)
         if connection is not None:
             self._of(connection).came(entry)
 

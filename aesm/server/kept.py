@@ -312,14 +312,15 @@ class KeptSessions:
         """
         self._found -= lost.keys()
         reasons: dict[Connection, AESMError] = {}
-        for connection, isKept in [(self._find(name), lost[name]) for name in lost]:
+        find = self._journal.find
+        for connection, isKept in [(find(name), lost[name]) for name in lost]:
             if connection is not None:
                 connection.lose()
                 reasons[connection] = _WHY[isKept]()
         again, settled = [], []
         changed = [each.session.name for each in self._journal.changed]
         for name in dict.fromkeys([*undone, *changed]):
-            connection = self._find(name)
+            connection = find(name)
             if connection is None or connection.isLeft:
                 continue
             tell = connection.undo(undone.get(name, ()))
@@ -352,10 +353,6 @@ class KeptSessions:
             _log.critical("nobody is let in: {reason}", reason=str(reason))
             self._failure = Failure(reason)
             self._manager.goAway()
-
-    def _find(self, name: str) -> DurableConnection | None:
-        """Find the connection of a session that is ours, or was until now."""
-        return cast("DurableConnection | None", self._journal.find(name))
 
     def _again(self, name: str, peer: PublicKey) -> None:
         """Go on with a session that was left, from what is stored of it."""
