@@ -191,9 +191,5 @@ class ChatHandler(MessageHandler):
 
 
 def freeNames(connections: Connections) -> ChatHandler:
-    """
-    Make a chat in which all may choose their names.
-
-    @param connections: the server's registry.
-    """
+    """Make a chat, on a server's registry, in which all may choose their names."""
     return ChatHandler(connections, freeNames=True)

@@ -98,7 +98,6 @@ def foldName(name: str) -> str:
     """
     Make the key under which names collide that differ in case or width only.
 
-    @return: the key; not for showing.
     @see: Unicode Standard, section 3.13.5, D146 (compatibility caseless match)
     """
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())

@@ -180,8 +180,6 @@ class Presence:
 
     def __init__(self, freeNames: bool = False) -> None:
         """
-        Start with the default room, and nobody in it.
-
         @param freeNames: whether who has a key with a name may choose another one.
         """
         self._freeNames = freeNames

@@ -62,9 +62,5 @@ def fewMarks(text: str) -> str:
 
 
 def sizeOf(text: str) -> int:
-    """
-    Measure text.
-
-    @return: bytes of UTF-8.
-    """
+    """Tell how many bytes text has in UTF-8."""
     return len(text.encode("utf-8", "surrogatepass"))

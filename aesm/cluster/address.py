@@ -106,12 +106,7 @@ class EngineAddress(NamedTuple):
         return all(host in LOOPBACK for host, _ in self.hosts)
 
     def endpoint(self, reactor: object) -> IStreamClientEndpoint:
-        """
-        Make what connects to it, where nobody has to be asked.
-
-        @param reactor: what connects.
-        @raise ImportError: TLS needs pyOpenSSL and service_identity.
-        """
+        """Make what connects to it; C{ImportError} if TLS lacks what it needs."""
         if self.scheme == "redis+unix":
             return UNIXClientEndpoint(reactor, self.path, CONNECT_TIMEOUT)
         return self.endpointAt(reactor, *self.hosts[0])

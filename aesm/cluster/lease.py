@@ -73,11 +73,7 @@ class Lease:
             self._renewals.stop()
 
     def leave(self) -> Deferred[Any]:
-        """
-        Say that it is not, from now on.
-
-        @return: as L{Engine.call}.
-        """
+        """Say that it is not, from now on; as L{Engine.call}."""
         self.stop()
         return self._say(0.0, 1.0)
 

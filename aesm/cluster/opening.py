@@ -90,14 +90,8 @@ def onlooker(
     url: str, *, name: str, password: bytes | AnyPath | None, clock: IReactorTime
 ) -> Engine:
     """
-    Make the connection of who only looks on; it is not started.
-
-    @param url: as L{engineOpener}.
-    @param name: the same.
-    @param password: the same.
-    @param clock: the same.
-    @raise KeyFileError: as L{engineOpener}.
-    @raise ValueError: as L{engineOpener}.
+    Make the connection of who only looks on; it is not started.  Arguments and errors
+    are those of L{engineOpener}.
     """
     address = _address(url, name)
     secret = None if password is None else readPassword(password)

@@ -41,12 +41,7 @@ class Row(NamedTuple):
 
 
 async def nodesOf(engine: Engine) -> list[str]:
-    """
-    List the nodes.
-
-    @return: their names.
-    @raise SpoolError: the engine cannot be asked now.
-    """
+    """List the nodes by name; C{SpoolError} if the engine cannot be asked now."""
     _, found = await engine.call(FIND, "n", "0", 0)
     return [name.decode() for name in found]
 

@@ -286,12 +286,7 @@ class EngineStore:
         frames: bytes,
         cause: str = "",
     ) -> None:
-        """
-        Add messages to a session.
-
-        @param cause: the session whose message made us send them, or empty.
-        @see: L{ISessionStore.append}
-        """
+        """Add messages to a session."""
         if (changes := self._writer.changes(name)) is not None:
             changes.parts[outgoing].append(Part(number, count, frames, cause))
 
@@ -307,12 +302,7 @@ class EngineStore:
             changes.requests[number] = Part(number, 1, frame)
 
     def removeRequest(self, name: str, number: int, cause: str = "") -> None:
-        """
-        Remove a request from a session.
-
-        @param cause: the session whose message made us answer it, or empty.
-        @see: L{ISessionStore.removeRequest}
-        """
+        """Remove a request from a session."""
         if (changes := self._writer.changes(name)) is not None:
             changes.removed[number] = cause
 

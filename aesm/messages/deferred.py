@@ -72,11 +72,7 @@ class Gate:
         self._waiting: deque[Deferred[None]] = deque()
 
     def wait(self) -> Deferred[None]:
-        """
-        Wait.
-
-        @return: fires, or fails, as C{open} says.  Can be cancelled.
-        """
+        """Wait until C{open}, which may fail this; it can be cancelled."""
         waiting: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         return waiting

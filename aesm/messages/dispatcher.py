@@ -324,9 +324,7 @@ class Dispatcher:
 
     def lost(self, reason: AESMError) -> Deferred[Any] | None:
         """
-        Tell the handler that the connection is over.
-
-        @return: fires once it is done with that, and never fails; None if it is.
+        Tell the handler of the end; fires, and never fails, once it is done with it.
         """
         return self._call(self._handler.connectionLost, self._connection, reason)
 

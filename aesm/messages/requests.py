@@ -115,11 +115,7 @@ class PendingAnswer(ReactorDeferred["str | bytes"]):
     number = -1
 
     def limit(self, timeout: float | None, clock: IReactorTime) -> PendingAnswer:
-        """
-        Wait no longer than so many seconds; None for any time.
-
-        @return: itself.
-        """
+        """Wait no longer than so many seconds, None for any time; returns itself."""
         if timeout is not None:
             self.addTimeout(timeout, clock, _timedOut)
         return self

@@ -310,11 +310,7 @@ class Shares(Generic[_Member, _Owner]):
         return len(self._members.get(owner, ()))
 
     def hasLess(self, owner: _Owner, most: int) -> bool:
-        """
-        Tell whether somebody, who may have none yet, has less than an equal share.
-
-        @param most: what is shared.
-        """
+        """Tell whether somebody has less than an equal share of C{most}, or none."""
         has = self.count(owner)
         return has * (self.owners + (not has)) < most
 

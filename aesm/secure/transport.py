@@ -68,11 +68,7 @@ class SecureAddress:
 
     @property
     def port(self) -> Any:
-        """
-        The port of the address underneath.
-
-        @raise AttributeError: it has none.
-        """
+        """The port of the address underneath; C{AttributeError} if it has none."""
         return self.address.port  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:

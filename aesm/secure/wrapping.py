@@ -147,14 +147,7 @@ class ServerFactory(WrappingFactory):
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Answer[None]:
-        """
-        Ask the client policy, and see whether there is still room.
-
-        @param payload: its hello, which says nothing about a stream.
-        @return: None to let it in.
-        @raise NotAuthorized: it is not let in; also as the answer's failure.
-        @raise Refused: there is no room (1013); also as the answer's failure.
-        """
+        """Ask the client policy, and see whether there is still room."""
         answer = checkClient(self._policy, publicKey, secure.transport.getPeer())
         return whenKnown(answer, self._cbAuthorized, secure, publicKey)
 
@@ -268,12 +261,7 @@ class ClientFactory(WrappingFactory):
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Answer[None]:
-        """
-        Ask the trust policy.
-
-        @return: None to go on.
-        @raise UntrustedServer: it is not trusted; also as the answer's failure.
-        """
+        """Ask the trust policy."""
         location = self._location or locationOfAddress(secure.transport.getPeer())
         return checkServer(self._policy, location, publicKey)
 

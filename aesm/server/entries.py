@@ -15,12 +15,7 @@ _TEXT, _BINARY = b"t", b"b"
 
 
 def packed(data: Message) -> bytes:
-    """
-    Make one piece of a message.
-
-    @raise TypeError: it is neither text nor bytes.
-    @raise ValueError: the text cannot be written in UTF-8.
-    """
+    """Make one piece of a message; raises as C{sendData}."""
     body = bodyOf(data)
     if isinstance(body, str):
         return _TEXT + body.encode("ascii")

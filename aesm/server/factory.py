@@ -472,11 +472,7 @@ class AESMServerFactory(SecureFactory):
     # SecureFactory
 
     def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
-        """
-        Take a token for a handshake.
-
-        @return: None to go on, or why not to.
-        """
+        """Take a token for a handshake, or say why there is none."""
         peer = self._locate(secure).peer
         host = hostOfPeer(cast(IAddress, peer))
         return self._places.take(secure, host, self.clock.seconds())
@@ -605,11 +601,7 @@ def _stopping() -> Refused:
 
 
 def checkSpread(spread: float) -> None:
-    """
-    Check over how long clients are to come back.
-
-    @raise ValueError: that is not from 0 to an hour.
-    """
+    """Check that clients are to come back within 0 seconds to an hour."""
     if not 0 <= spread <= MAX_AFTER / 1000:
         raise ValueError(f"spread must be 0 to {MAX_AFTER / 1000:g}, not {spread!r}")
 

@@ -415,12 +415,7 @@ class Predecessor(AMP):
     # What the manager calls
 
     def moved(self) -> Deferred[None] | None:
-        """
-        Wait for all sessions, where nobody is let in before.
-
-        @return: fires when all are here; None if that is not waited for.  Can be
-            cancelled.
-        """
+        """Wait for all sessions, if nobody is let in before; None if not."""
         return None if self._apart or self._isComplete else self._all.wait()
 
     def claim(self, name: str, peer: str) -> Deferred[Stored | None]:

@@ -148,11 +148,7 @@ class KeptSessions:
         opening.open(failure)
 
     def opened(self) -> Deferred[None]:
-        """
-        Wait until the store is open.
-
-        @return: fires once it is; fails with L{SpoolError} if it cannot be read.
-        """
+        """Wait until the store is open; C{SpoolError} if it cannot be read."""
         if self._opening is not None:
             return self._opening.wait()
         return succeed(None) if self._failure is None else fail(self._failure)

@@ -147,11 +147,7 @@ class DurableConnection(Connection):
         journal.sessions[session.name] = self
 
     def begin(self) -> Deferred[None]:
-        """
-        Store the session, before its peer knows of it.
-
-        @return: as L{ISessionStore.begin}.
-        """
+        """Store the session, before its peer knows of it: L{ISessionStore.begin}."""
         return self._journal.begin(self.session.name, self._peerText, self._state())
 
     def abandon(self) -> None:
@@ -343,11 +339,7 @@ class DurableConnection(Connection):
         self._journal.touch(self)
 
     def settled(self, first: int, count: int, cost: int) -> None:
-        """
-        Count messages for which there is no place in C{retrieved}.
-
-        @param first: the number of the first of them.
-        """
+        """Count messages, from a number on, with no place in C{retrieved}."""
         self._next = first + count
         self.retrieved.settle(first, count)
         self.handled(count, cost)

@@ -90,12 +90,7 @@ class Following:
         return self._behind
 
     def state(self, done: int, position: int) -> Place:
-        """
-        Say what is to be written.
-
-        @param done: as C{behind}.
-        @param position: as C{behind}.
-        """
+        """Say what is to be written; the arguments are those of C{behind}."""
         behind = self.behind(done, position)
         # Where some of what was told together is acknowledged, it is not counted yet.
         number = min(done, self.places[0][0]) if self.places else done
@@ -124,10 +119,8 @@ class Following:
 
     def keep(self, position: int) -> Iterable[tuple[int, int]]:
         """
-        Count what is in the outbox as the session's own.
-
-        @param position: from where it goes on.
-        @return: of these the numbers of the first, and how many.
+        Count what is in the outbox as the session's own, which goes on from a position:
+        list the numbers of the first, and how many.
         """
         kept, self.places, self.isKept = self.places, [], False
         self._behind = position

@@ -94,9 +94,7 @@ class Journal:
 
     def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
         """
-        Store a session that begins, before its peer knows of it.
-
-        @return: as L{ISessionStore.begin}.
+        Store a session that begins, before its peer knows: L{ISessionStore.begin}.
         """
         if name in self._forgotten:  # else what removes that would remove this
             self.writeNow()

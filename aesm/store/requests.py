@@ -57,12 +57,7 @@ class DurableRequests(Requests):
         self._ended: list[tuple[int, Connection | None]] = []
 
     def append(self, kind: type, body: bytes) -> int:
-        """
-        Send a request or a response, if all others of this turn are the same, and it
-        can be stored.
-
-        @return: as L{Requests.append}.
-        """
+        """Do the same, if what is sent can be stored."""
         return super().append(kind, body) if self._durable.canAppend else 0
 
     def arrived(self, event: Asked) -> None:

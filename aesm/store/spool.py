@@ -229,19 +229,11 @@ class Spool:
         return self._worker.run(self._file.load, names)
 
     def share(self) -> Deferred[None]:
-        """
-        Let another process open the file.
-
-        @return: fires when it can.
-        """
+        """Let another process open the file: fires when it can."""
         return self._worker.run(self._file.share)
 
     def reclaim(self) -> Deferred[bool]:
-        """
-        Have the file for ourselves again.
-
-        @return: fires with whether nobody else has it open any more.
-        """
+        """Have the file for ourselves again, and tell whether nobody else has it."""
         return self._worker.run(self._file.reclaim)
 
     def damaged(self, reason: str) -> SpoolError:

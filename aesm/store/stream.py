@@ -117,12 +117,7 @@ class DurableStream(DataStream):
         self._popped.extend((number, 0) for number in range(first, first + count))
 
     def takenElsewhere(self, first: int, last: int) -> None:
-        """
-        Another process has taken packets, which may come here later only.
-
-        @param first: the number of the first.
-        @param last: the number of the last.
-        """
+        """Another process took these packets, which may come here later only."""
         numbers = range(max(first, self.first), last + 1)
         self._elsewhere.update(numbers)
         self.skip()

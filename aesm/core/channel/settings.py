@@ -125,11 +125,7 @@ class ChannelSettings:
 
     @cached_property
     def offers(self) -> dict[bytes, str]:
-        """
-        What is offered for each of our suites, the preferred one first.
-
-        @see: docs/protocol.md, section 2
-        """
+        """What is offered for each of our suites, the preferred one first."""
         return {f"{self.layer.value}{suite}".encode(): suite for suite in self.suites}
 
     @cached_property

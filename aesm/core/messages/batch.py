@@ -274,11 +274,7 @@ class LoggedBatch(Batch):
     __slots__ = ("frames", "source")
 
     def __init__(self, micros: int, first: int = 0) -> None:
-        """
-        Start with no messages.
-
-        @param first: how many messages of a session precede them.
-        """
+        """@param first: how many messages of a session precede them."""
         super().__init__(micros, first, bytes, 0)
         self.source: LoggedBatch | None = None
         self.frames: list[bytes] | None = None
