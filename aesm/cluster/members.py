@@ -31,7 +31,6 @@ class Members:
     """
 
     def __init__(self, sealer: Clear) -> None:
-        """@param sealer: opens it."""
         self.sealer = sealer
         self._open = sealer.open
 

@@ -50,7 +50,6 @@ class Lines:
     """Says at intervals how far files are."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        """@param clock: keeps time."""
         self._clock = clock
         self._courses: dict[str, _Course] = {}
 

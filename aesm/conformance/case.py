@@ -203,7 +203,6 @@ class _Factory(Factory):
     noisy = False
 
     def __init__(self, make: Callable[[], Wire]) -> None:
-        """@param make: makes one."""
         self._make = make
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:

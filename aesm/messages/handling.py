@@ -69,7 +69,6 @@ class Handling:
     """Does something with connections; nothing, where there is no handler."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        """@param clock: measures deadlines."""
         self._clock = clock
         self._running: dict[Deferred[Any], None] = {}  # what is not done
 

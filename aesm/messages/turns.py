@@ -45,7 +45,6 @@ class Turns:
     """
 
     def __init__(self, clock: IReactorTime) -> None:
-        """@param clock: measures turns, and waits."""
         self._clock = clock
         self.now = clock.seconds
         self._waiting: dict[Worker, None] = {}

@@ -153,7 +153,6 @@ class _ServerEndpoint:
         endpoint: IStreamServerEndpoint,
         makeFactory: Callable[[IProtocolFactory], ServerFactory],
     ) -> None:
-        """@param makeFactory: wraps the user's factory in ours."""
         self._endpoint = endpoint
         self._makeFactory = makeFactory
 
@@ -180,7 +179,6 @@ class _ClientEndpoint:
         endpoint: IStreamClientEndpoint,
         makeFactory: Callable[[IProtocolFactory], ClientFactory],
     ) -> None:
-        """@param makeFactory: wraps the user's factory in ours."""
         self._endpoint = endpoint
         self._makeFactory = makeFactory
 

@@ -96,7 +96,6 @@ class ServerFactory(WrappingFactory):
         policy: IClientPolicy | None,
         places: Places,
     ) -> None:
-        """@param policy: decides on clients; None lets any in."""
         super().__init__(clock, handshakeTimeout, settings, inner)
         self.publicKey = PublicKey(settings.publicKey)
         self._policy = policy

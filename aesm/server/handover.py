@@ -224,7 +224,6 @@ class Successor(AMP):
     """The new process, for the running one."""
 
     def __init__(self, factory: Any) -> None:
-        """@param factory: the L{SuccessorFactory}."""
         super().__init__()
         self._shared = factory
         self._manager: ConnectionManager = factory._manager

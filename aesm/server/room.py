@@ -21,7 +21,6 @@ class Room:
     def __init__(
         self, budget: Budget, connections: Connections, sessions: Sessions
     ) -> None:
-        """@param budget: of all connections."""
         self._budget = budget
         self._connections = connections
         self._sessions = sessions

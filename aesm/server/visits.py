@@ -48,7 +48,6 @@ class Visits:
     """Those who are in, since when, and what was counted by then."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        """@param clock: keeps time."""
         self._clock = clock
         self._begun: dict[Connection, tuple[float, _Counts]] = {}
 

@@ -143,7 +143,6 @@ class ControlFactory(Factory):
     noisy = False
 
     def __init__(self, clock: IReactorTime, actions: Performer) -> None:
-        """@param actions: does what is asked for."""
         self.clock = clock
         self.actions = actions
         self._clients: dict[ControlProtocol, None] = {}

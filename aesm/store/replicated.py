@@ -255,7 +255,6 @@ class Picking:
     """
 
     def __init__(self, news: Iterable[Told]) -> None:
-        """@param news: the entries."""
         # By the identity of the names: those for whom something is, or is not.
         self._sets: dict[int, tuple[Collection[str], bool]] = {}
         self._pieces: list[tuple[Told | None, int]] = []
