@@ -48,7 +48,7 @@ from aesm.errors import (
 from aesm.interfaces import INextKeys
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
-from aesm.messages.deferred import ReactorDeferred, cancelTimer
+from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.handling import Handling, handlerOf, handlingOf
 from aesm.messages.owner import ConnectionOwner
 from aesm.messages.protocol import AESMProtocol
@@ -468,7 +468,8 @@ class _Attempt(SecureFactory, ConnectionOwner):
 
     def _settle(self, outcome: Connection | Failure) -> None:
         """Fire what C{connect} returned, once, with the connection or the error."""
-        cancelTimer(self._deadline)
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
         result, self._result = self._result, None
         if result is None:
             return
@@ -503,7 +504,8 @@ class _Attempt(SecureFactory, ConnectionOwner):
         # First, since aborting comes back through C{failed}: twisted fires the
         # Deferred.
         self._result = None
-        cancelTimer(self._deadline)
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
         if self._secure is not None:
             self._secure.abort()
         else:
