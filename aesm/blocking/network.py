@@ -44,12 +44,13 @@ from aesm.blocking.threaded import (
 )
 from aesm.blocking.turns import Turns
 from aesm.client.stream import SessionStream
+from aesm.core.messages.batch import Message
 from aesm.core.messages.hello import DEFAULT_SEND_BUFFER
 from aesm.errors import ConnectionClosed, SendBufferFull, closedError
 from aesm.messages.address import Address
 from aesm.messages.stream import ORDERLY_CODES, Packet, costOf
 from aesm.server.broadcast import Peers
-from aesm.server.factory import STOP_DEADLINE, Message
+from aesm.server.factory import STOP_DEADLINE
 from aesm.server.registry import Activity, Connections
 from aesm.server.service import Server
 

@@ -25,7 +25,7 @@ from aesm.blocking.turns import Turns
 from aesm.client.retry import asOurs
 from aesm.client.service import ClientService
 from aesm.client.stream import SessionStream
-from aesm.core.messages.outbox import Message
+from aesm.core.messages.batch import Message
 from aesm.errors import CloseCode, ConnectionClosed, closedError
 from aesm.messages.deferred import untimed
 from aesm.secure.protocol import SecureProtocol

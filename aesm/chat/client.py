@@ -36,8 +36,6 @@ from aesm.messages.deferred import cancelTimer
 from aesm.messages.requests import Request
 from aesm.text import escape
 
-__all__ = ["ChatClient", "Display"]
-
 
 class Display(Protocol):
     """What shows a chat to somebody."""

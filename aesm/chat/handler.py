@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from aesm.server.registry import Connections
     from aesm.store.interface import Rows
 
-__all__ = ["ChatHandler", "freeNames"]
-
 AWAY_DELAY = 10.0  # seconds until others notice that somebody is cut off
 
 # One process, or several

@@ -24,8 +24,6 @@ from typing import Generic, TypeVar
 
 from aesm.chat.confusables import PROTOTYPES
 
-__all__ = ["MAX_NAME", "Register", "foldName", "looksOf", "nameFrom", "tidyName"]
-
 MAX_NAME = 24  # characters of a name, of somebody or of a room
 NAME_MARKS = frozenset("_-.")
 NAME_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lo", "Nd"})  # so no combining mark

@@ -19,20 +19,6 @@ from aesm.chat.text import oneLine, sizeOf
 if TYPE_CHECKING:
     from aesm.store.interface import Rows
 
-__all__ = [
-    "DEFAULT_ROOM",
-    "HISTORY_BYTES",
-    "HISTORY_LINES",
-    "KEY_NAMES",
-    "KEY_ROOMS",
-    "MAX_LISTED",
-    "MAX_ROOMS",
-    "Person",
-    "Place",
-    "Presence",
-    "Room",
-]
-
 DEFAULT_ROOM = "lobby"
 MAX_ROOMS = 256
 KEY_NAMES = 10  # connections with a name, so also rooms to be in, of one key

@@ -25,8 +25,6 @@ from zope.interface import implementer
 from aesm.chat.rules import MAX_LINE, Chat
 from aesm.store.interface import IReplica, Rows
 
-__all__ = ["RULES", "ChatReplica", "Event"]
-
 RULES: Final = 1  # counts: those of another number make something else of an event
 MAX_SECONDS: Final = 253_402_300_799  # the last second that has a date
 

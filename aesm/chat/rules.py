@@ -29,8 +29,6 @@ from aesm.chat.text import oneLine, sizeOf
 if TYPE_CHECKING:
     from aesm.store.interface import Rows
 
-__all__ = ["COMMANDS", "GUARDED", "MAX_BANNED", "MAX_IGNORED", "MAX_LINE", "Chat"]
-
 MAX_LINE = 4096  # bytes of a line from a member
 MAX_IGNORED = 50  # keys, of one member
 MAX_BANNED = 1000  # keys

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["MAX_MARKS", "fewMarks", "oneLine", "sizeOf"]
-
 MAX_MARKS = 4  # on one character
 JOINERS = frozenset("\u200c\u200d")  # in Persian words and in emoji
 

@@ -18,8 +18,6 @@ from aesm.chat.presence import DEFAULT_ROOM
 from aesm.chat.text import fewMarks
 from aesm.text import escape
 
-__all__ = ["ChatView", "Line"]
-
 MAX_PRESENT = 5000  # names that a server can make us hold
 
 

@@ -28,8 +28,6 @@ from aesm.chat.text import sizeOf
 from aesm.chat.view import Line
 from aesm.text import escape
 
-__all__ = ["ChatWindow", "desktopIsDark"]
-
 MAX_LINES = 2000  # of the transcript
 LOOK = 0.02  # seconds from one look at what the user does to the next
 SMALLEST, USUAL, LARGEST = 7, 11, 40  # points

@@ -24,8 +24,6 @@ from twisted.internet.endpoints import (
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamClientEndpoint
 
-__all__ = ["EngineAddress"]
-
 PORT, SENTINEL_PORT = 6379, 26379
 CONNECT_TIMEOUT = 5.0  # seconds
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

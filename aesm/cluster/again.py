@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from aesm.cluster.image import Image
     from aesm.cluster.sealing import Clear
 
-__all__ = ["MAX_SENT", "Sent", "again"]
-
 MAX_SENT = 8 << 20  # bytes that are kept of what was sent
 
 AGAIN = ("send", "read")  # what can be said again

@@ -30,17 +30,6 @@ from aesm.store.interface import ACKNOWLEDGED, Early, Entry
 if TYPE_CHECKING:
     from aesm.cluster.image import Image
 
-__all__ = [
-    "DIRECTIONS",
-    "OVERHEAD",
-    "SKIPPED",
-    "Call",
-    "Changes",
-    "Effect",
-    "Gathered",
-    "Part",
-]
-
 MAX_SESSIONS, MAX_BYTES = 256, 1 << 20  # of a call
 MAX_INLET = 1 << 20  # bytes that wait to be taken over into one session
 MAX_LOG = 16 << 20  # bytes of what was told all

@@ -25,8 +25,6 @@ from aesm.messages.deferred import ignore
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
-__all__ = ["Doorbell"]
-
 PING = 30.0  # seconds; without an answer the connection is given up
 
 

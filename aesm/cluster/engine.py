@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     from aesm.cluster.address import EngineAddress
 
-__all__ = ["SYNC", "Engine", "EngineFull"]
-
 SYNC = ("primary", "replica", "disk")  # who has what is committed
 
 REPLY_TIMEOUT = 5.0  # seconds until a connection on which no reply comes is given up

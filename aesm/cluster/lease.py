@@ -27,8 +27,6 @@ from aesm.messages.deferred import ignore
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
-__all__ = ["Lease"]
-
 TIME = 10.0  # seconds after which a node that says nothing is given up
 RENEWAL = 3.0  # seconds between two renewals
 REMEMBERED = 86_400.0  # seconds for which the engine knows a silent node's batches

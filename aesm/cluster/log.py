@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from aesm.cluster.members import Members
     from aesm.cluster.writer import Writer
 
-__all__ = ["EngineLog"]
-
 _log = Logger(namespace="aesm.cluster")
 
 # Sessions that are over

@@ -18,8 +18,6 @@ from aesm.cluster.sealing import Clear
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, Entry, Work
 
-__all__ = ["Members"]
-
 _log = Logger(namespace="aesm.cluster")
 
 

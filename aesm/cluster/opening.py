@@ -27,8 +27,6 @@ from aesm.trust.keys import PSK
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["engineOpener", "onlooker", "readPassword"]
-
 NEEDS = {"txredisapi": "aesm[cluster]", "hiredis": "aesm[cluster]"}
 NEEDS_TLS = {"OpenSSL": "twisted[tls]", "service_identity": "twisted[tls]"}
 MAX_PASSWORD = 4096  # bytes of the file

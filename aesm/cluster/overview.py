@@ -22,8 +22,6 @@ from aesm.text import escape
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
-__all__ = ["drain", "overviewOf"]
-
 MOST = 1000  # nodes that are told of
 
 # What it is called, where INFO has it, and what it is.

@@ -17,8 +17,6 @@ from aesm.cluster.scripts import FIND
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
-__all__ = ["Row", "nodesOf", "rowsOf"]
-
 SIZE = 256  # sessions, about, of a page
 
 

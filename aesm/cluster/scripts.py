@@ -8,32 +8,6 @@ from __future__ import annotations
 from hashlib import sha1
 from importlib.resources import files
 
-__all__ = [
-    "BEGIN",
-    "CHECK",
-    "CLAIM",
-    "COMMIT",
-    "DRAIN",
-    "FIND",
-    "FORMAT",
-    "HOME",
-    "INLET",
-    "JOIN",
-    "LEASE",
-    "LOG",
-    "LOOKED",
-    "OVERVIEW",
-    "PAGE",
-    "SAY",
-    "SETTLE",
-    "SNAPSHOT",
-    "SNAPSHOTS",
-    "SWEEP",
-    "UNREAD",
-    "WORK",
-    "Script",
-]
-
 FORMAT = 3  # of what is in the engine
 
 

@@ -21,8 +21,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aesm.errors import SpoolError
 
-__all__ = ["Clear", "Sealer"]
-
 KEY = 32  # bytes
 _SALT, _NONCE, _MARK = 32, 12, 8
 

@@ -27,8 +27,6 @@ from aesm.errors import SpoolError
 if TYPE_CHECKING:
     from aesm.cluster.address import EngineAddress
 
-__all__ = ["SentinelEndpoint"]
-
 Ask = Callable[[IStreamClientEndpoint, str], Awaitable["tuple[str, int]"]]
 
 

@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
     from aesm.cluster.engine import Engine
 
-__all__ = ["EngineStore", "Entry", "LogPage"]
-
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
 LOOK_SIZE = 256  # messages that are looked for at a time
 

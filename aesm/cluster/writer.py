@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from aesm.cluster.sealing import Clear
     from aesm.store.interface import Early
 
-__all__ = ["Writer"]
-
 RETRY = 1.0  # seconds until a batch that could not be written is tried again
 REST = 2  # turns of the event loop that are over by the end of the next one
 RESERVE = 1 << 20  # bytes that an engine is to hold for a node although it is full

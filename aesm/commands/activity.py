@@ -37,8 +37,6 @@ from aesm.errors import KeyFileError
 from aesm.text import asciiJSON
 from aesm.trust.files import expanded, openToAppend
 
-__all__ = ["MAX_LINE", "ActivityFile", "encoded", "readEntry"]
-
 _log = Logger(namespace="aesm.daemon")
 
 # docs/operating.md, section "Logs"

@@ -34,8 +34,6 @@ from aesm.commands.output import writeError
 from aesm.errors import AESMError
 from aesm.messages.stream import Packet
 
-__all__ = ["ChatOptions", "Face", "chooseFace", "runChat"]
-
 
 class Face(Enum):
     """How the chat meets its user."""

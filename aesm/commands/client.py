@@ -17,8 +17,6 @@ from aesm.interfaces import ITrustPolicy
 from aesm.trust.keys import PublicKey
 from aesm.trust.servers import AnyServer, Pinned
 
-__all__ = ["ClientCommand", "utf8"]
-
 
 class ClientCommand(Command):
     """

@@ -28,8 +28,6 @@ from aesm.text import asciiJSON, escape
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
-__all__ = ["ClusterOptions", "clusterLines"]
-
 PATIENCE = 10.0  # seconds for an engine that starts, or is busy
 
 

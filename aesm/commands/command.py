@@ -13,8 +13,6 @@ from twisted.python import usage
 from aesm._version import FORM, __version__
 from aesm.commands.output import writeLine
 
-__all__ = ["Command", "CommandOptions", "NotUsable", "parameter"]
-
 
 class NotUsable(usage.UsageError):
     """An option is right, but what it names cannot be used, as things are."""

@@ -47,15 +47,6 @@ from aesm.messages.connection import Connection
 from aesm.messages.requests import Request
 from aesm.secure.hosts import clientEndpoint
 
-__all__ = [
-    "ConnectOptions",
-    "LineClient",
-    "checkEndpoint",
-    "connectOrReport",
-    "runLineClient",
-]
-
-
 FOR_EVER = -1.0  # seconds
 
 

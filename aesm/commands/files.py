@@ -49,8 +49,6 @@ from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.picture import picture
 
-__all__ = ["ReceiveOptions", "SendOptions"]
-
 
 class _FileCommand(ClientCommand):
     """A subcommand that talks to the other one, which it dials, or waits for."""

@@ -21,8 +21,6 @@ from typing import NamedTuple
 from aesm.messages.stream import Packet
 from aesm.text import asciiJSON, escape
 
-__all__ = ["JSON", "PLAIN", "Form"]
-
 
 class Form(NamedTuple):
     """

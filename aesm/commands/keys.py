@@ -17,8 +17,6 @@ from aesm.trust.keys import PSK, PrivateKey
 from aesm.trust.picture import picture
 from aesm.trust.servers import KnownServers
 
-__all__ = ["KeygenOptions", "KnownOptions", "PSKOptions", "PubkeyOptions"]
-
 
 class KeygenOptions(Command):
     """C{aesm keygen}."""

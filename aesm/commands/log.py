@@ -24,8 +24,6 @@ from aesm.commands.history import (
 )
 from aesm.commands.output import writeError, writeLine
 
-__all__ = ["LogOptions"]
-
 
 class LogOptions(Command):
     """C{aesm log}."""

@@ -22,8 +22,6 @@ from zope.interface import provider
 
 from aesm.commands.output import writeError
 
-__all__ = ["CoroutineRunner", "observing"]
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -20,16 +20,6 @@ from aesm.commands.output import writeLine
 from aesm.commands.watch import showOnce, watch
 from aesm.trust.files import expanded, stateDirectory
 
-__all__ = [
-    "AuthorizeOptions",
-    "DrainOptions",
-    "KickOptions",
-    "ReloadOptions",
-    "RevokeOptions",
-    "StatusOptions",
-]
-
-
 LISTED = 100  # connections, unless there is less room, or more are asked for
 
 

@@ -20,18 +20,6 @@ from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey
 
-__all__ = [
-    "CLUSTER_OPTIONS",
-    "DEFAULT_LISTEN",
-    "DEFAULT_NAME",
-    "NAME_OPTION",
-    "endpointReason",
-    "inCode",
-    "inOptions",
-    "listenEndpoint",
-    "ownKey",
-]
-
 DEFAULT_NAME = "aesm"
 DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
 NAME_OPTION = parameter(

@@ -24,8 +24,6 @@ from aesm.commands.output import writeError
 from aesm.status.units import seconds, size
 from aesm.text import escape
 
-__all__ = ["Bars", "Lines", "progressFor"]
-
 INTERVAL = 10.0  # seconds between two lines about a file
 
 

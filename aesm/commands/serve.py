@@ -22,8 +22,6 @@ from aesm.commands.daemon import AESMService
 from aesm.commands.serverlog import FORMATS, LEVELS, logObserver
 from aesm.commands.tap import ServerOptions, makeService
 
-__all__ = ["ServeOptions", "runServer"]
-
 
 class ServeOptions(Command, ServerOptions, ReactorSelectionMixin):
     """C{aesm serve}."""

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 from aesm.status.units import number, seconds, size
 from aesm.text import CUT, cellsOf, cut, escape
 
-__all__ = ["linesOf", "summaryOf"]
-
 KEY = 8  # characters of a key that stands for a name
 WIDEST = 24  # columns of a client's words
 

@@ -47,8 +47,6 @@ from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import nextKeyOf
 
-__all__ = ["Options", "ServerOptions", "makeService"]
-
 _NUMBERS = {
     "max-connections": int,
     "max-connections-per-host": int,

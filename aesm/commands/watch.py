@@ -21,8 +21,6 @@ from aesm.commands.output import writeLine
 from aesm.commands.table import linesOf
 from aesm.text import asciiJSON
 
-__all__ = ["showOnce", "watch"]
-
 INTERVAL = 2.0  # seconds
 # xterm: the alternate screen, without a cursor, and back.
 BEGIN, END = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"

@@ -45,26 +45,6 @@ from aesm.conformance.wire import (
 from aesm.errors import AESMError
 from aesm.noise import KeyPair
 
-__all__ = [
-    "BOTH",
-    "CHECKS",
-    "CLIENT",
-    "FIRST",
-    "LAST",
-    "LONGEST",
-    "SERVER",
-    "Case",
-    "Check",
-    "NotApplicable",
-    "Run",
-    "Subject",
-    "add",
-    "breach",
-    "check",
-    "flipped",
-    "sends",
-]
-
 LONGEST = 45.0  # seconds that a check waits for a peer's time-outs, before patience
 SERVER, CLIENT = "server", "client"
 FIRST, LAST = -1, 1  # when a check begins

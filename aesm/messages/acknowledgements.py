@@ -22,17 +22,6 @@ from aesm.core.messages.outbox import Outbox
 from aesm.errors import AESMError, PeerAway, closedError
 from aesm.messages.deferred import ReactorDeferred
 
-__all__ = [
-    "NEVER",
-    "AckCount",
-    "Acknowledgement",
-    "FailedAcknowledgement",
-    "LazyDeferred",
-    "PromptAcknowledgement",
-    "acknowledgementOf",
-    "promptly",
-]
-
 _T = TypeVar("_T")
 
 # A count that is never acknowledged, since nothing was sent: its Deferred fails at the

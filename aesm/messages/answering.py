@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.requests import Request
 
-__all__ = ["MOST_RUNNING", "Answering"]
-
 _log: Final = Logger(namespace="aesm.handler")
 
 # Requests of one connection that a handler has at a time; the next one, and what is

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.trust.keys import PublicKey
 
-__all__ = ["Budget", "heldBy", "releasableOf"]
-
 
 class Registry(Protocol):
     """Who is connected, and with which keys."""

@@ -59,8 +59,6 @@ if TYPE_CHECKING:
     from aesm.messages.stream import Arrivals
     from aesm.trust.keys import PublicKey
 
-__all__ = ["Connection"]
-
 _CLOSING: Final = frozenset({ConnectionState.UNSENDABLE, ConnectionState.OVER})
 BATCH_MICROS: Final = 1000  # of messages to send together, while nothing carries them
 

@@ -23,8 +23,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-__all__ = ["Gate", "ReactorDeferred", "cancelTimer", "ignore", "resultNow", "untimed"]
-
 _T = TypeVar("_T")
 
 # In a Task of asyncio

@@ -34,8 +34,6 @@ from aesm.messages.turns import QUANTUM, Rates, Turns
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
-__all__ = ["DISPATCHER_TRANSITIONS", "Dispatcher", "DispatcherState"]
-
 _log: Final = Logger(namespace="aesm.handler")
 
 # The life of a dispatcher

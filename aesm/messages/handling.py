@@ -36,8 +36,6 @@ from aesm.messages.turns import Rates, Turns
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
-__all__ = ["HANDLER_DEADLINE", "Handling", "Talk", "handlerOf", "handlingOf"]
-
 _log: Final = Logger(namespace="aesm.handler")
 
 HANDLER_DEADLINE = 5.0  # seconds that a handler has at a stop

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
 
-__all__ = ["ConnectionOwner"]
-
 
 class ConnectionOwner:
     """

@@ -20,8 +20,6 @@ from aesm.messages.stream import Packet, costOf
 if TYPE_CHECKING:
     from aesm.messages.requests import Answer
 
-__all__ = ["Pile", "chargeOf", "packetOf"]
-
 
 class Pile:
     """

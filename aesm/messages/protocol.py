@@ -59,8 +59,6 @@ from aesm.messages.states import CARRIER_TRANSITIONS, CarrierState
 from aesm.secure.rawtransport import SHORT
 from aesm.secure.transport import SecureTransport
 
-__all__ = ["AESMProtocol"]
-
 LEAST_DELAY: Final = ACK_DELAY  # seconds between two looks at the deadline
 BUDGET: Final = 262144  # bytes of messages handed to the transport at once
 # The same at first after a cut, and the bytes of the first record, then doubled: over a

@@ -64,16 +64,6 @@ from aesm.messages.stream import Packet, StreamOwner
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
-__all__ = [
-    "Answer",
-    "PendingAnswer",
-    "Request",
-    "RequestTimeout",
-    "Requests",
-    "sendAgain",
-    "waiting",
-]
-
 # What an open request takes beside its cost, counted in C{totalBuffer}, bytes: until it
 # is answered, and with a handler that is at work for it.
 REQUEST_MEMORY = 384

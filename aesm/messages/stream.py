@@ -34,18 +34,6 @@ from aesm.core.messages.frames import (
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, closedError
 from aesm.messages.deferred import ReactorDeferred
 
-__all__ = [
-    "Arrivals",
-    "DataStream",
-    "Packet",
-    "StreamOwner",
-    "Watch",
-    "closedError",
-    "costOf",
-    "isHeldHere",
-    "packetsOf",
-]
-
 ORDERLY_CODES = (
     CloseCode.NORMAL,
     CloseCode.GOING_AWAY,

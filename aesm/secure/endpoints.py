@@ -45,8 +45,6 @@ from aesm.secure.wrapping import ClientFactory, ServerFactory, canYield
 from aesm.trust.locations import locationOf
 from aesm.trust.policies import clientPolicy, trustPolicy
 
-__all__ = ["wrapClientEndpoint", "wrapServerEndpoint"]
-
 
 def wrapServerEndpoint(
     endpoint: IStreamServerEndpoint,

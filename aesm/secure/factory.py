@@ -26,12 +26,6 @@ from aesm.trust.keys import PublicKey
 if TYPE_CHECKING:
     from aesm.secure.protocol import SecureProtocol
 
-__all__ = [
-    "HANDSHAKE_TIMEOUT",
-    "SecureFactory",
-    "checkTimeout",
-]
-
 HANDSHAKE_TIMEOUT = 10.0  # seconds, docs/protocol.md, section 3
 # Seconds between two looks: who was silent from one to the next rests.  Where many
 # come, memory has to have room for all who do not yet.

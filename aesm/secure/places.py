@@ -41,16 +41,6 @@ if TYPE_CHECKING:
     from aesm.secure.protocol import SecureProtocol
     from aesm.trust.keys import PublicKey
 
-__all__ = [
-    "HANDSHAKES_PER_HOST",
-    "MAX_CONNECTIONS",
-    "Places",
-    "Shares",
-    "TokenBuckets",
-    "hostOf",
-    "hostOfPeer",
-]
-
 _log = Logger(namespace="aesm.server")
 
 MAX_CONNECTIONS = 65_536  # where it is not said how many, and files allow more

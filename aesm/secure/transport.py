@@ -38,8 +38,6 @@ from aesm.trust.keys import PublicKey
 if TYPE_CHECKING:
     from aesm.secure.protocol import SecureProtocol
 
-__all__ = ["SecureAddress", "SecureTransport"]
-
 
 @implementer(IAddress)
 class SecureAddress:

@@ -37,8 +37,6 @@ from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOfAddress
 from aesm.trust.policies import Answer, checkClient, checkServer, whenKnown
 
-__all__ = ["ClientFactory", "ServerFactory", "canYield"]
-
 _log = Logger(namespace="aesm.secure")
 
 

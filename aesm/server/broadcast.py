@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from aesm.server.registry import Connections
     from aesm.store.log import Log
 
-__all__ = ["Broadcast", "Peers"]
-
 ROUND_MICROS = 1000  # of messages that share a time
 
 Peers: TypeAlias = "Iterable[Connection | Address]"

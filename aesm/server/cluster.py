@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from aesm.store.interface import ISessionStore
     from aesm.store.journal import Journal
 
-__all__ = ["Cluster", "ClusterConnection", "checkHandler"]
-
 MAX_SENDING = 16 << 20  # bytes that C{sendTo} was given and are not in the engine
 
 

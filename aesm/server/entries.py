@@ -7,9 +7,8 @@ Messages on their way from node to node::
 
 from __future__ import annotations
 
-from aesm.core.messages.batch import EncodedText, Message, bodyOf
-
-__all__ = ["packed", "unpacked"]
+from aesm.core.messages.batch import Message, bodyOf
+from aesm.core.messages.frames import EncodedText
 
 _TEXT, _BINARY = b"t", b"b"
 

@@ -27,10 +27,10 @@ from twisted.internet.interfaces import (
 
 from aesm.core.channel.roles import ServerChannel
 from aesm.core.channel.settings import Layer
+from aesm.core.messages.batch import Message
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.frames import MAX_AFTER
 from aesm.core.messages.hello import ConversationSettings, Hello
-from aesm.core.messages.outbox import Message
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.messages.acknowledgements import FailedAcknowledgement, promptly
@@ -58,8 +58,6 @@ from aesm.trust.clients import RELOAD_INTERVAL
 from aesm.trust.files import AnyPath, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf
 from aesm.trust.policies import Answer, clientPolicy, isOperator, whenKnown
-
-__all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
 
 TOTAL_BUFFER = 1 << 30  # bytes of messages, for all connections together
 KEY_FILE = "server.key"  # in the state directory

@@ -78,17 +78,6 @@ if TYPE_CHECKING:
     from aesm.store.journal import Journal
     from aesm.store.spool import Spool
 
-__all__ = [
-    "CannotTakeOver",
-    "Clients",
-    "Host",
-    "Predecessor",
-    "Successor",
-    "SuccessorFactory",
-    "greeted",
-    "movable",
-]
-
 _log = Logger(namespace="aesm.handover")
 
 SMALLEST, FIRST, LARGEST = 4, 16, 64  # clients that are told together

@@ -35,12 +35,10 @@ from aesm.server.entries import unpacked
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from aesm.cluster.store import EngineStore, Entry
+    from aesm.cluster.store import EngineStore
     from aesm.store.connection import DurableConnection
-    from aesm.store.interface import ISessionStore
+    from aesm.store.interface import Entry, ISessionStore
     from aesm.store.journal import Journal
-
-__all__ = ["Inlets"]
 
 RETRY = 1.0  # seconds until an inlet is looked at again that could not be
 

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from aesm.store.journal import Journal
     from aesm.trust.keys import PublicKey
 
-__all__ = ["KeptSessions"]
-
 _log = Logger(namespace="aesm.server")
 
 # Why a session is over here that a store has lost, as L{Lost} says it.

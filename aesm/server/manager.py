@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from aesm.server.handover import Predecessor
     from aesm.store.interface import ISessionStore
 
-__all__ = ["ConnectionManager"]
-
 SESSION_BYTES = 16  # of a session's name, docs/protocol.md, section 8
 RESUMES_PER_SESSION = 1.0  # a second, and what was saved up in ten
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from aesm.store.interface import ISessionStore, Work
     from aesm.store.journal import Journal
 
-__all__ = ["Readings"]
-
 POLL = 1.0  # seconds until the engine is asked again, while somebody waits
 
 _log = Logger(namespace="aesm.cluster")

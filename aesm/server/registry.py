@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from aesm.store.log import Log
     from aesm.trust.keys import PublicKey
 
-__all__ = ["Activity", "Connections"]
-
 _log = Logger(namespace="aesm.activity")
 
 _T = TypeVar("_T")

@@ -28,8 +28,6 @@ from aesm.trust.keys import PublicKey
 if TYPE_CHECKING:
     from aesm.core.messages.hello import Hello
 
-__all__ = ["SESSION_GRACE", "Sessions", "isResumed"]
-
 SESSION_GRACE = 60.0  # seconds, docs/protocol.md, section 8
 
 

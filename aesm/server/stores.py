@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from aesm.store.interface import ISessionStore
 
-__all__ = ["storeOpener"]
-
 _SPOOL: dict[str, Any] = {"spool": None, "spoolSync": "normal", "spoolMax": MAX_SIZE}
 _ENGINE: dict[str, Any] = {
     "cluster": None,

@@ -21,8 +21,6 @@ from aesm.errors import AESMError, SessionMoved
 from aesm.messages.connection import Connection
 from aesm.text import escape
 
-__all__ = ["Visits"]
-
 
 class _Counts(NamedTuple):
     """Messages that came, and that the client has acknowledged; their cost."""

@@ -26,8 +26,6 @@ from aesm.text import asciiJSON
 from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
 
-__all__ = ["Actions", "CannotDo", "Drain", "Operator"]
-
 _log = Logger(namespace="aesm.control")
 
 DRAIN = 30.0  # seconds within which clients come back, unless somebody says otherwise

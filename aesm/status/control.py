@@ -44,8 +44,6 @@ from aesm.status.pieces import Pieces
 from aesm.text import escape
 from aesm.trust.files import checkDirectory
 
-__all__ = ["ControlFactory", "ControlSocket"]
-
 _log = Logger(namespace="aesm.control")
 
 MAX_LINE = 8192  # bytes of a request

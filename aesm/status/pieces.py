@@ -14,8 +14,6 @@ from itertools import islice
 from twisted.internet.interfaces import IPullProducer
 from zope.interface import implementer
 
-__all__ = ["PIECES", "Pieces", "joined"]
-
 PIECES = 64  # rows of an answer that are written in a turn of the event loop
 
 

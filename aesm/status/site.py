@@ -47,8 +47,6 @@ from aesm.status.page import STYLE, statusPage
 from aesm.status.pieces import Pieces, joined
 from aesm.text import asciiJSON, escape
 
-__all__ = ["StatusPage", "StatusSite"]
-
 _log = Logger(namespace="aesm.status")
 
 MAX_CLIENTS = 64  # connections at a time

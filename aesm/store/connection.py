@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
-from aesm.core.messages.batch import Batch, Body
+from aesm.core.messages.batch import Batch, Body, Message
 from aesm.core.messages.frames import (
     EncodedRequest,
     EncodedResponse,
@@ -30,7 +30,6 @@ from aesm.core.messages.frames import (
     Requests,
     markedOf,
 )
-from aesm.core.messages.outbox import Message
 from aesm.core.messages.session import Session
 from aesm.errors import AESMError, SessionLost, SpoolError
 from aesm.messages.acknowledgements import Acknowledgement, FailedAcknowledgement
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
     from aesm.messages.dispatcher import Dispatcher
     from aesm.messages.protocol import AESMProtocol
-
-__all__ = ["DurableConnection"]
 
 _log = Logger(namespace="aesm.durable")
 

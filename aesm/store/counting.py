@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.store.interface import ILogStore, ISessionStore
 
-__all__ = ["Counting", "LogCount"]
-
 SOON = 0.75  # of the patience, until a process says how many have it by then
 
 

@@ -32,23 +32,6 @@ from aesm.store.stream import readBlob
 if TYPE_CHECKING:
     from aesm.store.interface import ILogStore
 
-__all__ = [
-    "ENTRY_MEMORY",
-    "EVENT",
-    "GONE",
-    "LOG_SIZE",
-    "Entries",
-    "Row",
-    "Told",
-    "batched",
-    "decoded",
-    "encoded",
-    "encodedEvent",
-    "entriesOf",
-    "grouped",
-    "together",
-]
-
 LOG_SIZE: Final = 14 << 20  # bytes of entries that are kept
 ENTRY_MEMORY: Final = 256  # bytes of an entry, beside its message
 GROUP_MICROS: Final = 1000  # of entries that share a time

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-__all__ = ["Following", "Place", "Places"]
-
 Places = list[tuple[int, int, int]]  # number of the first, how many, last position
 
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from aesm.store.interface import ISessionStore
     from aesm.store.log import Log
 
-__all__ = ["Journal", "JournalState"]
-
 
 class JournalState(Enum):
     """How far a journal is on its way to the end; there is no way back."""

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from aesm.store.journal import Journal
     from aesm.store.logged import LoggedConnection
 
-__all__ = ["MAX_ENTRY", "MAX_SENDING", "Log"]
-
 MAX_SENDING = 16 << 20  # bytes of those that are not written yet
 RETRY: Final = 1.0  # seconds until it is read again when that failed
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from aesm.store.journal import Journal
     from aesm.store.log import Log
 
-__all__ = ["LoggedConnection", "connectionFor"]
-
 
 class LoggedConnection(DurableConnection):
     """

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from aesm.store.interface import Entry, ILogStore, IReplica, Rows
     from aesm.store.logged import LoggedConnection
 
-__all__ = ["Picking", "Replicated"]
-
 ROW_MEMORY: Final = 128  # bytes of a row, beside its message
 NAME_MEMORY: Final = 8  # bytes of the name of a session in it
 FEW: Final = 4  # names that are not worth being shared

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from aesm.store.connection import DurableConnection
     from aesm.store.interface import ISessionStore
 
-__all__ = ["DurableRequests", "handing"]
-
 
 class DurableRequests(Requests):
     """

@@ -30,15 +30,6 @@ from aesm.store.logged import LoggedConnection, connectionFor
 from aesm.store.stream import readBlob
 from aesm.trust.keys import PublicKey
 
-__all__ = [
-    "DAMAGED",
-    "Loaded",
-    "answered",
-    "loadConnections",
-    "loadNow",
-    "restoredConnection",
-]
-
 _T = TypeVar("_T")
 
 Loaded = list[tuple[DurableConnection, bool]]

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
         IReactorTime,
     )
 
-__all__ = ["Spool", "Worker", "spoolOpener"]
-
 SYNC = ("normal", "full")  # what is committed survives the process, or the power
 RETRY = 1.0  # seconds until a batch that could not be written is tried again
 

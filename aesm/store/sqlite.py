@@ -44,8 +44,6 @@ from aesm.trust.files import (
     writeFile,
 )
 
-__all__ = ["Changes", "SpoolFile"]
-
 # To SQLite a change is a change of whole pages: a message of a few bytes writes one to
 # the log.  The smaller they are, the less that is, and the more it costs to write large
 # messages: each page is a write of its own.

@@ -26,8 +26,6 @@ from aesm.messages.requests import Answer, Request
 from aesm.messages.stream import DataStream, Packet, costOf
 from aesm.store.interface import Blob
 
-__all__ = ["DurableStream", "readBlob"]
-
 Ranges = list[list[int]]  # of numbers: the first, and the one behind the last
 
 # Bytes of a message that is read back: it was accepted under the C{maxMessage} of then.

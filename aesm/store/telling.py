@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from aesm.store.interface import ILogStore, ISessionStore
     from aesm.store.journal import Journal
 
-__all__ = ["MAX_ENTRY", "Tellings", "Turn", "endEntry"]
-
 MAX_ENTRY: Final = 1 << 20  # bytes of a message to all
 
 

@@ -39,8 +39,7 @@ from aesm.cluster.again import Sent
 from aesm.cluster.batch import Call, Changes, Gathered, Part
 from aesm.cluster.image import Image
 from aesm.cluster.scripts import Script
-from aesm.cluster.store import Entry
-from aesm.store.interface import Stored
+from aesm.store.interface import Entry, Stored
 from tests.support.engines import Line, Node, sharedServer
 
 EXAMPLES = os.environ.get("AESM_MODEL_EXAMPLES")

@@ -17,7 +17,7 @@ from aesm.cluster.lease import TIME
 from aesm.cluster.sealing import KEY, Sealer
 from aesm.errors import SessionLost, SessionMoved, SpoolError
 from aesm.plugins import HandlerMaker
-from aesm.store.log import MAX_ENTRY
+from aesm.store.telling import MAX_ENTRY
 from tests.support import engines
 from tests.support.clusters import ClusterTestCase, ServingNode
 from tests.support.engines import GRACE, RedisServer

@@ -17,8 +17,6 @@ from functools import cached_property, partial
 from aesm.core.channel.framing import frame
 from aesm.noise import KEYLEN, HandshakeState, KeyPair, hybridSupported
 
-__all__ = ["SUITES", "ChannelSettings", "Layer", "defaultSuites", "withPSK"]
-
 MAX_NAME = 255  # bytes of the application name in UTF-8, docs/protocol.md, section 3
 
 SUITES = (  # in the default order of preference, docs/protocol.md, section 2

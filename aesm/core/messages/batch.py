@@ -28,21 +28,6 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.requests import sizeOf
 
-__all__ = [
-    "MAX_COST",
-    "MAX_COSTS",
-    "Batch",
-    "Body",
-    "EncodedText",
-    "LoggedBatch",
-    "Message",
-    "RestOfMessage",
-    "Share",
-    "SharedBatch",
-    "bodyOf",
-    "encodeMessage",
-]
-
 # Of several messages, so that they fit one BATCH: each counts more than its length
 # there takes, and the rest is for the count and one length.
 MAX_COST: Final = MAX_BATCH - 2 * COUNT_SIZE

@@ -55,8 +55,6 @@ from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
 from aesm.errors import AESMError, CloseCode, HeartbeatLost, ProtocolError, notAnswered
 
-__all__ = ["CLOSE_TIMEOUT", "Conversation"]
-
 # All is sent before these.
 PATIENT_CODES: Final = (CloseCode.NORMAL, CloseCode.GOING_AWAY)
 # Seconds, docs/protocol.md, section 9; the channel's is its own.

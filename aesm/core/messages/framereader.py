@@ -69,8 +69,6 @@ from aesm.core.messages.requests import (
 )
 from aesm.errors import ProtocolError
 
-__all__ = ["FrameReader", "decodeBatch"]
-
 # By the two highest bits of a length in a BATCH: what it is of, 0 for a message.
 KIND_BITS: Final = (0, REQUEST, 0, RESPONSE)
 RUNS: Final = (Messages, Requests, Responses)  # frames of messages

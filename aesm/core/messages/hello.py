@@ -18,17 +18,6 @@ from aesm.errors import ProtocolError
 if TYPE_CHECKING:
     from aesm.core.messages.session import Session
 
-__all__ = [
-    "DEFAULT_HEARTBEAT",
-    "DEFAULT_MAX_MESSAGE",
-    "DEFAULT_WINDOW",
-    "EARLY_WINDOW",
-    "LEAST_HELLO",
-    "ConversationSettings",
-    "Hello",
-    "MessageOptions",
-]
-
 DEFAULT_MAX_MESSAGE = 1 << 20  # bytes, docs/protocol.md, section 6
 DEFAULT_WINDOW = 16 << 20  # bytes, docs/protocol.md, section 8
 DEFAULT_HEARTBEAT = 30.0  # seconds, docs/protocol.md, section 8

@@ -28,8 +28,6 @@ from aesm.core.messages.requests import sizeOf
 from aesm.core.messages.traffic import Traffic
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
-__all__ = ["Message", "Outbox"]
-
 BATCH_MEMORY: Final = 192  # bytes of a batch, beside what its messages count
 
 # An empty deque is most of a KiB, and most connections of a large server have nothing

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BUCKETS", "Traffic"]
-
 # Any time from one 64-bit clock to another, in microseconds, has no more bits.
 BUCKETS: Final = 66
 
