@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from aesm.cluster.batch import Effect
-from aesm.cluster.lease import REMEMBERED
+from aesm.cluster.lease import REMEMBERED, Lease
 from aesm.cluster.scripts import LOG, SAY, SNAPSHOT, SNAPSHOTS
 from aesm.errors import SpoolError
 from aesm.messages.deferred import ignore
@@ -27,7 +27,6 @@ from aesm.store.interface import Entry, LogPage, Snapshot
 
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
-    from aesm.cluster.lease import Lease
     from aesm.cluster.members import Members
     from aesm.cluster.writer import Writer
 

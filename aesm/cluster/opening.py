@@ -14,7 +14,8 @@ import secrets
 import socket
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IReactorTime
 
 from aesm.cluster.address import EngineAddress
 from aesm.cluster.engine import SYNC, Engine
@@ -23,9 +24,6 @@ from aesm.cluster.store import EngineStore
 from aesm.errors import KeyFileError
 from aesm.trust.files import AnyPath, expanded, readFile, withoutBOM
 from aesm.trust.keys import PSK
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
 
 NEEDS = {"txredisapi": "aesm[cluster]", "hiredis": "aesm[cluster]"}
 NEEDS_TLS = {"OpenSSL": "twisted[tls]", "service_identity": "twisted[tls]"}

@@ -20,9 +20,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -30,6 +31,7 @@ from zope.interface import implementer
 from aesm.cluster import scripts
 from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
+from aesm.cluster.engine import Engine
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
 from aesm.cluster.log import EngineLog
@@ -49,11 +51,6 @@ from aesm.store.interface import (
     Stored,
     Work,
 )
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
-    from aesm.cluster.engine import Engine
 
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
 LOOK_SIZE = 256  # messages that are looked for at a time

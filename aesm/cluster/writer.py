@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from aesm.cluster.again import Sent, again
 from aesm.cluster.batch import Call, Changes, Gathered, Part
-from aesm.cluster.engine import EngineFull
+from aesm.cluster.engine import Engine, EngineFull
 from aesm.cluster.repair import Found, repair
 from aesm.cluster.scripts import COMMIT, LOOKED, SETTLE
 from aesm.errors import SpoolError
@@ -34,7 +34,6 @@ from aesm.messages.deferred import cancelTimer, ignore
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from aesm.cluster.engine import Engine
     from aesm.cluster.image import Image
     from aesm.cluster.sealing import Clear
     from aesm.store.interface import Early

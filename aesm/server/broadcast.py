@@ -19,7 +19,7 @@ from weakref import ref
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from aesm.core.messages.batch import SharedBatch, bodyOf
+from aesm.core.messages.batch import Body, Message, SharedBatch, bodyOf
 from aesm.errors import AESMError, CloseCode, MessageTooBig
 from aesm.messages.acknowledgements import (
     AckCount,
@@ -31,7 +31,6 @@ from aesm.messages.acknowledgements import (
 from aesm.messages.connection import Connection
 
 if TYPE_CHECKING:
-    from aesm.core.messages.batch import Body, Message
     from aesm.messages.address import Address
     from aesm.server.registry import Connections
     from aesm.store.log import Log

@@ -39,8 +39,8 @@ from aesm.messages.deferred import ignore
 from aesm.server.entries import packed
 from aesm.server.inlets import Inlets
 from aesm.server.reading import Readings
-from aesm.store.interface import IReplica
-from aesm.store.journal import JournalState
+from aesm.store.interface import IReplica, ISessionStore
+from aesm.store.journal import Journal, JournalState
 from aesm.store.undoing import elsewhere, hasLeft
 from aesm.trust.keys import PublicKey
 
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from aesm.server.manager import ConnectionManager
     from aesm.server.registry import Connections
     from aesm.store.connection import DurableConnection
-    from aesm.store.interface import ISessionStore
-    from aesm.store.journal import Journal
 
 MAX_SENDING = 16 << 20  # bytes that C{sendTo} was given and are not in the engine
 

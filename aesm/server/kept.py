@@ -32,7 +32,7 @@ from aesm.errors import (
 from aesm.messages.deferred import Gate, ignore
 from aesm.secure.refusals import Kind, Refused
 from aesm.store.following import Place
-from aesm.store.interface import ILogStore
+from aesm.store.interface import ILogStore, Stored
 from aesm.store.log import Log
 from aesm.store.restoring import (
     DAMAGED,
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.server.manager import ConnectionManager
     from aesm.store.connection import DurableConnection
-    from aesm.store.interface import Stored
     from aesm.store.journal import Journal
     from aesm.trust.keys import PublicKey
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -31,8 +31,6 @@ from aesm.store.stream import readBlob
 from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
     from aesm.cluster.store import EngineStore
     from aesm.store.interface import ISessionStore, Work
     from aesm.store.journal import Journal

@@ -20,13 +20,12 @@ from aesm.core.messages.batch import LoggedBatch, bodyOf
 from aesm.errors import CloseCode, SpoolError
 from aesm.store import entries
 from aesm.store.entries import Row, Told, batched, decoded
-from aesm.store.interface import Snapshot
+from aesm.store.interface import Entry, ILogStore, IReplica, Rows, Snapshot
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from aesm.messages.protocol import AESMProtocol
-    from aesm.store.interface import Entry, ILogStore, IReplica, Rows
     from aesm.store.logged import LoggedConnection
 
 ROW_MEMORY: Final = 128  # bytes of a row, beside its message
