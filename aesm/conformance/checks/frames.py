@@ -11,6 +11,7 @@ from aesm.conformance.case import (
     CLIENT,
     Case,
     NotApplicable,
+    add,
     breach,
     check,
     sends,
@@ -49,32 +50,33 @@ def _lengths(*lengths: int, body: bytes = b"") -> bytes:
 # Messages
 
 
-async def _echoes(case: Case, *messages: Message) -> None:
-    """See that messages come back."""
-    peer = await case.open()
-    for kind, body in messages:
-        peer.send(kind, body)
-    await peer.echoed(*messages)
-    await peer.nothing()
+def _echoes(name: str, number: int, says: str, *messages: Message) -> None:
+    """List messages that come back."""
+
+    async def run(case: Case) -> None:
+        peer = await case.open()
+        for kind, body in messages:
+            peer.send(kind, body)
+        await peer.echoed(*messages)
+        await peer.nothing()
+
+    add(f"frames.{name}", f"R-6.{number}", says, run)
 
 
-@check("R-6.3")
-async def text(case: Case) -> None:
-    """A TEXT comes back as a TEXT, of the same characters, whatever they are."""
-    words = "Grüße, 世界 \U0001f30d \0 \U0010ffff \ud7ff \ue000"
-    await _echoes(case, (TEXT, words.encode()))
-
-
-@check("R-6.3")
-async def binary(case: Case) -> None:
-    """A BINARY comes back as a BINARY, of the same bytes."""
-    await _echoes(case, (BINARY, bytes(range(256))))
-
-
-@check("R-6.3")
-async def noBytes(case: Case) -> None:
-    """Empty messages are messages."""
-    await _echoes(case, (TEXT, b""), (BINARY, b""), (TEXT, b""))
+WORDS = "Grüße, 世界 \U0001f30d \0 \U0010ffff \ud7ff \ue000".encode()
+_echoes("text", 3, "A TEXT comes back as a TEXT, whatever is in it.", (TEXT, WORDS))
+_echoes(
+    "binary", 3, "A BINARY comes back, of the same bytes.", (BINARY, bytes(range(256)))
+)
+_echoes(
+    "no-bytes", 3, "Empty messages are messages.", *((TEXT, b""), (BINARY, b"")) * 2
+)
+_echoes(
+    "order",
+    1,
+    "A hundred messages of either kind come back in order.",
+    *((TEXT if n % 3 else BINARY, b"%d" % n * (n % 7)) for n in range(100)),
+)
 
 
 @check("R-6.2")
@@ -87,14 +89,6 @@ async def times(case: Case) -> None:
         peer.channel.write(HEADER.pack(len(body), TEXT, micros) + body)
         peer.count(TEXT, body)
         await peer.echoed((TEXT, body))
-
-
-@check("R-6.1")
-async def order(case: Case) -> None:
-    """A hundred messages of either kind come back in order."""
-    await _echoes(
-        case, *((TEXT if n % 3 else BINARY, b"%d" % n * (n % 7)) for n in range(100))
-    )
 
 
 @check("R-6.18")
@@ -158,43 +152,28 @@ def _needsBatch(peer: Peer) -> None:
         raise NotApplicable("it does not say that it takes BATCHes")
 
 
-async def _echoesBatch(case: Case, *messages: Message) -> None:
-    """See that the messages of a BATCH come back."""
-    peer = await case.open()
-    _needsBatch(peer)
-    peer.send(Kind.BATCH, batch(messages))
-    await peer.echoed(*messages)
-    await peer.acknowledgedAll()
+def _echoesBatch(name: str, number: int, what: str, *messages: Message) -> None:
+    """List messages of a BATCH that come back."""
+
+    async def run(case: Case) -> None:
+        peer = await case.open()
+        _needsBatch(peer)
+        peer.send(Kind.BATCH, batch(messages))
+        await peer.echoed(*messages)
+        await peer.acknowledgedAll()
+
+    add(f"frames.batch-{name}", f"R-6.{number}", f"A BATCH of {what} is taken.", run)
 
 
-@check("R-6.5")
-async def batchMixed(case: Case) -> None:
-    """The messages of a BATCH are as good as others: texts and bytes, in order."""
-    await _echoesBatch(
-        case,
-        (TEXT, b"one"),
-        (BINARY, b"\0\xff"),
-        (TEXT, "zwei ü".encode()),
-        (TEXT, b""),
-    )
-
-
-@check("R-6.4")
-async def batchOfOne(case: Case) -> None:
-    """A BATCH may be of one message."""
-    await _echoesBatch(case, (BINARY, b"one"))
-
-
-@check("R-6.6")
-async def batchOfMost(case: Case) -> None:
-    """A BATCH of 1,023 empty messages is taken."""
-    await _echoesBatch(case, *[(TEXT, b"")] * 1023)
-
-
-@check("R-6.6")
-async def batchLargest(case: Case) -> None:
-    """A BATCH of one message of 65,442 bytes is taken."""
-    await _echoesBatch(case, (BINARY, bytes(65442)))
+_echoesBatch(
+    "mixed",
+    5,
+    "texts and bytes, in order,",
+    *((TEXT, b"one"), (BINARY, b"\0\xff"), (TEXT, "zwei ü".encode()), (TEXT, b"")),
+)
+_echoesBatch("of-one", 4, "one message", (BINARY, b"one"))
+_echoesBatch("of-most", 6, "1,023 empty messages", *[(TEXT, b"")] * 1023)
+_echoesBatch("largest", 6, "a message of 65,442 bytes", (BINARY, bytes(65442)))
 
 
 @check("R-1.1")

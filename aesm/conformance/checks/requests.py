@@ -7,7 +7,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from aesm.conformance.case import Case, NotApplicable, breach, check, sends
+from aesm.conformance.case import Case, NotApplicable, add, breach, check, sends
 from aesm.conformance.peer import Peer, batch, request, response
 from aesm.conformance.wire import Kind, Unmet
 
@@ -45,30 +45,22 @@ async def _answered(peer: Peer, number: int, kind: int, data: bytes) -> None:
         raise Unmet(f"{answer[:2]} {answer[2][:30]!r} came for request {number}")
 
 
-async def _asks(case: Case, kind: int, data: bytes) -> None:
-    """See that a request is answered with the same."""
-    peer = await _asking(case)
-    number = peer.send(Kind.REQUEST, request(kind, data))
-    await _answered(peer, number, kind, data)
-    await peer.acknowledgedAll()
+def _asks(name: str, what: str, kind: int, data: bytes) -> None:
+    """List a request that is answered with the same."""
+
+    async def run(case: Case) -> None:
+        peer = await _asking(case)
+        number = peer.send(Kind.REQUEST, request(kind, data))
+        await _answered(peer, number, kind, data)
+        await peer.acknowledgedAll()
+
+    says = f"A request {what} is answered, with its number."
+    add(f"requests.{name}", "R-6.9", says, run)
 
 
-@check("R-6.9")
-async def text(case: Case) -> None:
-    """A request of text is answered, with its number."""
-    await _asks(case, TEXT, "wer, ü?".encode())
-
-
-@check("R-6.9")
-async def binary(case: Case) -> None:
-    """A request of bytes is answered, with its number."""
-    await _asks(case, BINARY, bytes(range(256)))
-
-
-@check("R-6.9")
-async def noBytes(case: Case) -> None:
-    """A request without data is answered."""
-    await _asks(case, TEXT, b"")
+_asks("text", "of text", TEXT, "wer, ü?".encode())
+_asks("binary", "of bytes", BINARY, bytes(range(256)))
+_asks("no-bytes", "without data", TEXT, b"")
 
 
 @check("R-6.19")
