@@ -50,7 +50,6 @@ class Relay(MessageHandler):
     bytesPerKey = 32 << 20
 
     def __init__(self, connections: Connections) -> None:
-        """@param connections: the server's registry."""
         self._connections = connections
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:

@@ -4,9 +4,10 @@ Text from strangers, made safe to show, and how much room it takes.
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
-__all__ = ["CUT", "cellsOf", "cut", "escape"]
+__all__ = ["CUT", "asciiJSON", "cellsOf", "cut", "escape"]
 
 CUT = "~"  # in the place of what there is no room for
 
@@ -31,6 +32,12 @@ def escape(text: str) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def asciiJSON(value: object) -> str:
+    """Write JSON, on one line of printable ASCII."""
+    # It escapes all other control characters, but lets DEL through.
+    return json.dumps(value).replace("\x7f", "\\u007f")
 
 
 def cellsOf(text: str) -> int:

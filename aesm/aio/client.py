@@ -84,11 +84,7 @@ class Client(Peer):
         return self
 
     async def __aexit__(self, *reason: object) -> None:
-        """
-        Close it.
-
-        @param reason: the error that ended the statement; it goes on.
-        """
+        """Close it; an error that ended the statement goes on."""
         await self.close()
 
     async def begin(self) -> Self:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from twisted.internet.defer import Deferred
 
 from aesm.aio.loop import LoopReactor, futureOf, result
-from aesm.core.messages.outbox import Message
+from aesm.core.messages.batch import Message
 from aesm.server import cluster
 from aesm.server.cluster import ClusterConnection
 from aesm.trust.keys import PublicKey

@@ -55,9 +55,5 @@ class Opening(Generic[_T]):
         return self._opened
 
     async def __aexit__(self, *reason: object) -> None:
-        """
-        Close it.
-
-        @param reason: the error that ended the statement; it goes on.
-        """
+        """Close it; an error that ended the statement goes on."""
         await self._opened.close()

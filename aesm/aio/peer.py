@@ -20,8 +20,8 @@ from twisted.internet.defer import Deferred
 
 from aesm.aio.loop import LoopReactor, futureOf, result, settle
 from aesm.client.stream import SessionStream
+from aesm.core.messages.batch import Message
 from aesm.core.messages.frames import newTuple
-from aesm.core.messages.outbox import Message
 from aesm.errors import (
     AESMError,
     CloseCode,

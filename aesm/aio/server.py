@@ -22,7 +22,7 @@ from aesm.aio.cluster import Cluster
 from aesm.aio.loop import LoopReactor, checkEndpoint, futureOf, result, theReactor
 from aesm.aio.opening import Opening
 from aesm.aio.peer import Peer
-from aesm.core.messages.outbox import Message
+from aesm.core.messages.batch import Message
 from aesm.errors import CloseCode
 from aesm.interfaces import IMessageHandler
 from aesm.messages import connection as messages
@@ -121,11 +121,7 @@ class Server:
         return self
 
     async def __aexit__(self, *reason: object) -> None:
-        """
-        Close it.
-
-        @param reason: the error that ended the statement; it goes on.
-        """
+        """Close it; an error that ended the statement goes on."""
         await self.close()
 
     @property

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from aesm.blocking.reactorthread import ReactorThread, forbidWaiting
 from aesm.blocking.threaded import frozen
-from aesm.core.messages.outbox import Message
+from aesm.core.messages.batch import Message
 from aesm.messages.stream import Packet
 from aesm.server import cluster
 from aesm.server.cluster import ClusterConnection

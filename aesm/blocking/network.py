@@ -44,12 +44,13 @@ from aesm.blocking.threaded import (
 )
 from aesm.blocking.turns import Turns
 from aesm.client.stream import SessionStream
+from aesm.core.messages.batch import Message
 from aesm.core.messages.hello import DEFAULT_SEND_BUFFER
 from aesm.errors import ConnectionClosed, SendBufferFull, closedError
 from aesm.messages.address import Address
 from aesm.messages.stream import ORDERLY_CODES, Packet, costOf
 from aesm.server.broadcast import Peers
-from aesm.server.factory import STOP_DEADLINE, Message
+from aesm.server.factory import STOP_DEADLINE
 from aesm.server.registry import Activity, Connections
 from aesm.server.service import Server
 
@@ -361,11 +362,7 @@ class ServerNetwork(_Network[Server, tuple[Address, Packet]]):
     # In the reactor's thread
 
     def _begin(self, host: str, port: int, options: dict[str, Any]) -> Deferred[Server]:
-        """
-        Listen.
-
-        @return: fires once clients can be let in.
-        """
+        """Listen: fires once clients can be let in."""
         reactor = self._reactorThread.reactor
         factory = ThreadedServerFactory(reactor=reactor, **options)
         endpoint = TCP4ServerEndpoint(reactor, port, interface=host)  # and IPv6

@@ -38,7 +38,6 @@ class StandardLog:
     """Hands events over to C{logging}, where nobody else listens."""
 
     def __init__(self) -> None:
-        """Start idle."""
         self._observers: dict[str, STDLibLogObserver] = {}
         self._events: SimpleQueue[LogEvent | Event] = SimpleQueue()
         self._thread: Thread | None = None

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.python.threadable import isInIOThread
 
 from aesm.blocking.reactorthread import streamLock, theReactorThread
@@ -26,8 +25,9 @@ from aesm.blocking.turns import Turns
 from aesm.client.retry import asOurs
 from aesm.client.service import ClientService
 from aesm.client.stream import SessionStream
-from aesm.core.messages.outbox import Message
+from aesm.core.messages.batch import Message
 from aesm.errors import CloseCode, ConnectionClosed, closedError
+from aesm.messages.deferred import untimed
 from aesm.secure.protocol import SecureProtocol
 from aesm.server.awaited import Awaited, Soon
 from aesm.server.factory import STOP_DEADLINE, AESMServerFactory
@@ -57,7 +57,6 @@ class ThreadedStream(SessionStream):
     """What came from a server, for threads, which wait for it in C{turns}."""
 
     def __init__(self) -> None:
-        """Start with none."""
         super().__init__()
         self.turns = Turns()
         self.arrived = self.turns.wake
@@ -216,7 +215,7 @@ class ThreadedClientService(ClientService):
     def stop(self, deadline: float) -> Deferred[None]:
         """Stop, in order or else at a deadline."""
         timer = self._clock.callLater(deadline, self._abort)
-        return self.stopService().addBoth(_cancel, timer)
+        return self.stopService().addBoth(untimed, timer)
 
     def _cbStopped(self, result: _T) -> _T:
         """Tell who wants to know that the service has stopped."""
@@ -248,10 +247,3 @@ def _forbidDeferred(instead: str) -> None:
         raise RuntimeError(
             f"this Deferred is for the reactor's thread: call {instead} in yours"
         )
-
-
-def _cancel(result: _T, timer: IDelayedCall) -> _T:
-    """Cancel a deadline that is no longer needed, and pass on the result."""
-    if timer.active():
-        timer.cancel()
-    return result

@@ -46,7 +46,6 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        """Start with none."""
         self.reason: ConnectionClosed | None = None
         self._turns: deque[Lock] = deque()
         self._threads: set[int] = set()  # of these

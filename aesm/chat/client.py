@@ -32,10 +32,9 @@ from aesm.client.service import ClientService
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IClientObserver
 from aesm.messages.connection import Connection
+from aesm.messages.deferred import cancelTimer
 from aesm.messages.requests import Request
 from aesm.text import escape
-
-__all__ = ["ChatClient", "Display"]
 
 
 class Display(Protocol):
@@ -156,11 +155,7 @@ class ChatClient:
     # Parts
 
     async def _run(self) -> None:
-        """
-        Connect and receive.
-
-        @raise Exception: what trying again would not mend.
-        """
+        """Connect and receive, until what trying again would not mend."""
         try:
             self._service.startService()
             await self._receive()
@@ -195,8 +190,7 @@ class ChatClient:
 
     def _tick(self) -> None:
         """Have the display look, and each second again while the status counts."""
-        if self._ticking is not None and self._ticking.active():
-            self._ticking.cancel()
+        cancelTimer(self._ticking)
         if self.state == "waiting":
             self._ticking = self._clock.callLater(1.0, self._tick)
         self._display.changed()

@@ -10,8 +10,6 @@ C{UNICODE-LICENSE.txt}, beside this module.
 
 from __future__ import annotations
 
-__all__ = ["PROTOTYPES"]
-
 # PROTOTYPE:CHARACTER,..., code points in hexadecimal; those of a prototype of several
 # characters with + between them.
 _TABLE = """

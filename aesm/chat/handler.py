@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from aesm.server.registry import Connections
     from aesm.store.interface import Rows
 
-__all__ = ["ChatHandler", "freeNames"]
-
 AWAY_DELAY = 10.0  # seconds until others notice that somebody is cut off
 
 # One process, or several
@@ -124,11 +122,7 @@ class ChatHandler(MessageHandler):
     def _happens(
         self, what: str, connection: Connection, text: str | None = None
     ) -> None:
-        """
-        Have an event acted upon.
-
-        @param text: what was sent; None if it is no text.
-        """
+        """Have an event acted upon; C{text} is None for what is no text."""
         peer, name = connection.peer, connection.session.name
         isOperator = self._connections.isOperator(peer)
         sends = isOperator and any(word in (text or "") for word in GUARDED)
@@ -187,11 +181,7 @@ class ChatHandler(MessageHandler):
         self._happens("away", connection)
 
     def _found(self, connection: Connection) -> bool:
-        """
-        Miss somebody no longer.
-
-        @return: whether the others have not noticed.
-        """
+        """Miss somebody no longer; tell whether the others have not noticed."""
         timer = self._missing.pop(connection, None)
         if timer is not None:
             timer.cancel()
@@ -199,9 +189,5 @@ class ChatHandler(MessageHandler):
 
 
 def freeNames(connections: Connections) -> ChatHandler:
-    """
-    Make a chat in which all may choose their names.
-
-    @param connections: the server's registry.
-    """
+    """Make a chat, on a server's registry, in which all may choose their names."""
     return ChatHandler(connections, freeNames=True)

@@ -13,8 +13,6 @@ import zlib
 
 from aesm.text import cellsOf
 
-__all__ = ["BRIGHT", "DEEP", "MIDDLE", "colourOf", "wrap"]
-
 NARROWEST = 8  # columns, however narrow a terminal says that it is
 
 # Ten hues, as far apart as they can be told.  Each list has one luminance, so that all

@@ -24,8 +24,6 @@ from typing import Generic, TypeVar
 
 from aesm.chat.confusables import PROTOTYPES
 
-__all__ = ["MAX_NAME", "Register", "foldName", "looksOf", "nameFrom", "tidyName"]
-
 MAX_NAME = 24  # characters of a name, of somebody or of a room
 NAME_MARKS = frozenset("_-.")
 NAME_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lo", "Nd"})  # so no combining mark
@@ -69,11 +67,7 @@ def nameFrom(text: str) -> str:
 
 
 def _isNameCharacter(character: str) -> bool:
-    """
-    Tell whether a character may stand in a name.
-
-    @param character: one character, NFKC.
-    """
+    """Tell whether a character, NFKC, may stand in a name."""
     if character in NAME_MARKS:
         return True
     isLetter = unicodedata.category(character) in NAME_CATEGORIES
@@ -90,11 +84,7 @@ def _isOneScript(name: str) -> bool:
 
 
 def _scriptOf(character: str) -> str:
-    """
-    Name the script of a character that may stand in a name.
-
-    @return: such as C{"LATIN"}; several historic scripts may share one.
-    """
+    """Name a character's script, as C{"LATIN"}; several historic ones may share it."""
     # Python does not know the property Script.  But for the characters that names can
     # have the first word of the character's name says the same, but for one script's
     # digits; python -m tests.support.confusables compares them all.
@@ -106,7 +96,6 @@ def foldName(name: str) -> str:
     """
     Make the key under which names collide that differ in case or width only.
 
-    @return: the key; not for showing.
     @see: Unicode Standard, section 3.13.5, D146 (compatibility caseless match)
     """
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
@@ -135,7 +124,6 @@ class Register(Generic[_T]):
     """Who, or what, has which name; no two of them look the same."""
 
     def __init__(self) -> None:
-        """Start with no names."""
         self._byName: dict[str, _T] = {}  # folded
         self._byLook: dict[str, _T] = {}
 

@@ -19,20 +19,6 @@ from aesm.chat.text import oneLine, sizeOf
 if TYPE_CHECKING:
     from aesm.store.interface import Rows
 
-__all__ = [
-    "DEFAULT_ROOM",
-    "HISTORY_BYTES",
-    "HISTORY_LINES",
-    "KEY_NAMES",
-    "KEY_ROOMS",
-    "MAX_LISTED",
-    "MAX_ROOMS",
-    "Person",
-    "Place",
-    "Presence",
-    "Room",
-]
-
 DEFAULT_ROOM = "lobby"
 MAX_ROOMS = 256
 KEY_NAMES = 10  # connections with a name, so also rooms to be in, of one key
@@ -180,8 +166,6 @@ class Presence:
 
     def __init__(self, freeNames: bool = False) -> None:
         """
-        Start with the default room, and nobody in it.
-
         @param freeNames: whether who has a key with a name may choose another one.
         """
         self._freeNames = freeNames
@@ -327,11 +311,7 @@ class Presence:
         return [other for other in self._named.alike(name) if other is not person]
 
     def _mayHave(self, person: Person, name: str) -> bool:
-        """
-        Tell whether somebody may have a name now.
-
-        @param person: is told if not.
-        """
+        """Tell whether somebody may have a name now; they are told if not."""
         others = self._others(name, person)
         ofKey = self._ofKey[person.key].values()
         if any(foldName(other.name) == foldName(name) for other in others):
@@ -350,11 +330,7 @@ class Presence:
         return False
 
     def _mayMake(self, person: Person, name: str) -> bool:
-        """
-        Tell whether somebody may make a room now.
-
-        @param person: is told if not.
-        """
+        """Tell whether somebody may make a room now; they are told if not."""
         others = self._rooms.alike(name)
         rooms = self._rooms.values()
         if others:

@@ -25,8 +25,6 @@ from zope.interface import implementer
 from aesm.chat.rules import MAX_LINE, Chat
 from aesm.store.interface import IReplica, Rows
 
-__all__ = ["RULES", "ChatReplica", "Event"]
-
 RULES: Final = 1  # counts: those of another number make something else of an event
 MAX_SECONDS: Final = 253_402_300_799  # the last second that has a date
 
@@ -136,11 +134,7 @@ class ChatReplica:
     # IReplica
 
     def apply(self, data: bytes, micros: int) -> Rows:
-        """
-        Act on an event, if it is one.
-
-        @see: L{IReplica.apply}
-        """
+        """Act on an event, if it is one."""
         try:
             said = _decoded(data)
         except ValueError:
@@ -154,27 +148,15 @@ class ChatReplica:
         return self.happened(Event(*fields), micros)
 
     def gone(self, name: str) -> Rows:
-        """
-        Somebody is gone for good.
-
-        @see: L{IReplica.gone}
-        """
+        """Somebody is gone for good."""
         return [] if self.chat.keyOf(name) is None else self.chat.left(name)
 
     def snapshot(self) -> bytes:
-        """
-        Write down all of it.
-
-        @see: L{IReplica.snapshot}
-        """
+        """Write down all of it."""
         return _encoded([self._version, self.chat.state()])
 
     def restore(self, data: bytes | None) -> None:
-        """
-        Go on from what was written down.
-
-        @see: L{IReplica.restore}
-        """
+        """Go on from what was written down."""
         chat = Chat(self._freeNames)
         if data is not None:
             version, state = _decoded(data)
@@ -183,12 +165,7 @@ class ChatReplica:
         self.chat = chat
 
     def _check(self, version: object, whose: str) -> None:
-        """
-        Look whether it has our rules.
-
-        @param whose: has it.
-        @raise ValueError: it has others.
-        """
+        """Look whether something has our rules; C{ValueError} if not."""
         if version != self._version:
             raise ValueError(
                 f"the chat of {whose} is of version {version!r}, and that of this node "
@@ -204,9 +181,5 @@ def _encoded(what: Any) -> bytes:
 
 
 def _decoded(data: bytes) -> Any:
-    """
-    Read what L{_encoded} has made.
-
-    @raise ValueError: it is something else.
-    """
+    """Read what L{_encoded} has made; C{ValueError} if it is something else."""
     return json.loads(data.decode("utf-8", "surrogatepass"))

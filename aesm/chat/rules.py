@@ -29,8 +29,6 @@ from aesm.chat.text import oneLine, sizeOf
 if TYPE_CHECKING:
     from aesm.store.interface import Rows
 
-__all__ = ["COMMANDS", "GUARDED", "MAX_BANNED", "MAX_IGNORED", "MAX_LINE", "Chat"]
-
 MAX_LINE = 4096  # bytes of a line from a member
 MAX_IGNORED = 50  # keys, of one member
 MAX_BANNED = 1000  # keys
@@ -56,11 +54,7 @@ class Chat(Presence):
     # What the handler calls, beside what Presence has
 
     def joined(self, member: str, key: str, keyName: str = "") -> Rows:
-        """
-        Somebody has connected; who is banned is closed.
-
-        @see: L{Presence.joined}
-        """
+        """Somebody has connected; who is banned is closed."""
         if key not in self._banned:
             return super().joined(member, key, keyName)
         self._add(member, key, "")
@@ -116,22 +110,14 @@ class Chat(Presence):
     # The whole of it
 
     def state(self) -> dict[str, Any]:
-        """
-        Get all that there is to be known.
-
-        @see: L{Presence.state}
-        """
+        """Get all that there is to be known."""
         return super().state() | {
             "banned": list(self._banned),
             "operators": sorted(self._operators),
         }
 
     def goOn(self, state: dict[str, Any]) -> None:
-        """
-        Go on from what was known.
-
-        @see: L{Presence.goOn}
-        """
+        """Go on from what was known."""
         super().goOn(state)
         self._banned = dict.fromkeys(state["banned"])
         self._operators = set(state["operators"])
@@ -139,11 +125,7 @@ class Chat(Presence):
     # Commands
 
     def _command(self, person: Person, text: str) -> None:
-        """
-        Carry out a command.
-
-        @param text: the command without its slash.
-        """
+        """Carry out a command, which comes without its slash."""
         word, _, rest = text.partition(" ")
         if word not in _COMMANDS:
             self._tell(person, f"error: there is no command /{word}: /help lists them")
@@ -300,11 +282,7 @@ class Chat(Presence):
     # Who may have which name
 
     def _choice(self, person: Person, argument: str) -> str | None:
-        """
-        Read a name that somebody wants, and may want.
-
-        @return: as it is shown; None if they were told why not.
-        """
+        """Read a name that somebody wants; None if they were told why not."""
         if not person.given:
             name = tidyName(argument)
             if name is None:
@@ -319,11 +297,7 @@ class Chat(Presence):
     # Parts
 
     def _say(self, person: Person, text: str, now: float) -> None:
-        """
-        Say something in a room.
-
-        @param now: the time in Unix seconds.
-        """
+        """Say something in a room, at a time in Unix seconds."""
         room = person.room
         if room is None:
             self._tell(person, NAME_FIRST)
@@ -362,11 +336,7 @@ class Chat(Presence):
             self._tellRoom(room, f"note: {name} was {words}")
 
     def _find(self, person: Person, name: str) -> Person | None:
-        """
-        Look somebody up.
-
-        @param person: who asks, and is told if there is nobody.
-        """
+        """Look somebody up; who asks is told if there is nobody."""
         other = self._named.get(name)
         if other is None:
             self._tell(person, f"error: nobody here is called {name!r}")

@@ -41,8 +41,6 @@ from aesm.chat.text import oneLine, sizeOf
 from aesm.chat.view import Line
 from aesm.text import cut
 
-__all__ = ["ChatTerminal", "openOutput"]
-
 HINT = "write something, or /help; Tab completes"
 ROOM_FOR_HINT = 70  # columns
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["MAX_MARKS", "fewMarks", "oneLine", "sizeOf"]
-
 MAX_MARKS = 4  # on one character
 JOINERS = frozenset("\u200c\u200d")  # in Persian words and in emoji
 
@@ -62,9 +60,5 @@ def fewMarks(text: str) -> str:
 
 
 def sizeOf(text: str) -> int:
-    """
-    Measure text.
-
-    @return: bytes of UTF-8.
-    """
+    """Tell how many bytes text has in UTF-8."""
     return len(text.encode("utf-8", "surrogatepass"))

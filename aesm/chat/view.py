@@ -18,8 +18,6 @@ from aesm.chat.presence import DEFAULT_ROOM
 from aesm.chat.text import fewMarks
 from aesm.text import escape
 
-__all__ = ["ChatView", "Line"]
-
 MAX_PRESENT = 5000  # names that a server can make us hold
 
 
@@ -65,7 +63,6 @@ class ChatView:
     """
 
     def __init__(self) -> None:
-        """Begin with nothing seen."""
         self.name = ""
         self.room = ""
         self._present: dict[str, None] = {}
@@ -154,11 +151,7 @@ class ChatView:
 
 
 def _clock(when: float) -> str:
-    """
-    Write a time of day.
-
-    @return: C{HH:MM}, local time.
-    """
+    """Write a time of day here, C{HH:MM}."""
     try:
         return time.strftime("%H:%M", time.localtime(when))
     except (OverflowError, OSError, ValueError):

@@ -28,8 +28,6 @@ from aesm.chat.text import sizeOf
 from aesm.chat.view import Line
 from aesm.text import escape
 
-__all__ = ["ChatWindow", "desktopIsDark"]
-
 MAX_LINES = 2000  # of the transcript
 LOOK = 0.02  # seconds from one look at what the user does to the next
 SMALLEST, USUAL, LARGEST = 7, 11, 40  # points
@@ -335,11 +333,7 @@ class ChatWindow:
     # What people do
 
     def _resize(self, change: int | None = None) -> None:
-        """
-        Write in another size.
-
-        @param change: points; None for the usual size.
-        """
+        """Write larger, by points, or for None in the usual size."""
         points = USUAL if change is None else self._fonts[0].cget("size") + change
         for each in self._fonts:
             each.configure(size=min(max(points, SMALLEST), LARGEST))

@@ -252,7 +252,6 @@ class Waiters:
     """The Deferreds of those who wait for a connection."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         # With the attempts that may fail still; None for any number.
         self._attempts: dict[Deferred[Connection], int | None] = {}
 

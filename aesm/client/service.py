@@ -18,7 +18,7 @@ another attempt, and when that is, says L{aesm.client.retry}.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
@@ -70,7 +70,6 @@ __all__ = ["ClientService"]
 
 _log = Logger(namespace="aesm.service")
 
-_T = TypeVar("_T")
 _S = ServiceState
 
 

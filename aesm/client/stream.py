@@ -39,7 +39,6 @@ class SessionStream(Sequence[Packet], Watch):
     """
 
     def __init__(self) -> None:
-        """Start with none."""
         self.reason: ConnectionClosed | None = None
         # Only the last may still grow; those before it have ended.
         self._streams: tuple[DataStream, ...] = ()

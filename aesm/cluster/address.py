@@ -24,8 +24,6 @@ from twisted.internet.endpoints import (
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamClientEndpoint
 
-__all__ = ["EngineAddress"]
-
 PORT, SENTINEL_PORT = 6379, 26379
 CONNECT_TIMEOUT = 5.0  # seconds
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -106,12 +104,7 @@ class EngineAddress(NamedTuple):
         return all(host in LOOPBACK for host, _ in self.hosts)
 
     def endpoint(self, reactor: object) -> IStreamClientEndpoint:
-        """
-        Make what connects to it, where nobody has to be asked.
-
-        @param reactor: what connects.
-        @raise ImportError: TLS needs pyOpenSSL and service_identity.
-        """
+        """Make what connects to it; C{ImportError} if TLS lacks what it needs."""
         if self.scheme == "redis+unix":
             return UNIXClientEndpoint(reactor, self.path, CONNECT_TIMEOUT)
         return self.endpointAt(reactor, *self.hosts[0])
@@ -135,12 +128,7 @@ class EngineAddress(NamedTuple):
 
 
 def _host(name: str, usual: int) -> tuple[str, int]:
-    """
-    Read a host and a port.
-
-    @param usual: the port, if there is none.
-    @raise ValueError: it is none.
-    """
+    """Read a host and a port; C{ValueError} if it is none."""
     parts = urlsplit(f"//{name}")
     if not parts.hostname:
         raise ValueError(f"{name!r} is no host")

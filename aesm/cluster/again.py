@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from aesm.cluster.image import Image
     from aesm.cluster.sealing import Clear
 
-__all__ = ["MAX_SENT", "Sent", "again"]
-
 MAX_SENT = 8 << 20  # bytes that are kept of what was sent
 
 AGAIN = ("send", "read")  # what can be said again
@@ -41,7 +39,6 @@ class Sent:
     """What was sent to others, as far back as there is room."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         # Numbers of calls, how many bytes, and what they sent: an engine that has the
         # call has that.
         self._kept: deque[tuple[int, int, Call]] = deque()

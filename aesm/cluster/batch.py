@@ -19,23 +19,16 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from operator import itemgetter
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred
 
 from aesm.cluster.sealing import Clear
+from aesm.messages.deferred import ignore
 from aesm.store.interface import ACKNOWLEDGED, Early, Entry
 
-__all__ = [
-    "DIRECTIONS",
-    "OVERHEAD",
-    "SKIPPED",
-    "Call",
-    "Changes",
-    "Effect",
-    "Gathered",
-    "Part",
-]
+if TYPE_CHECKING:
+    from aesm.cluster.image import Image
 
 MAX_SESSIONS, MAX_BYTES = 256, 1 << 20  # of a call
 MAX_INLET = 1 << 20  # bytes that wait to be taken over into one session
@@ -43,21 +36,6 @@ MAX_LOG = 16 << 20  # bytes of what was told all
 
 OVERHEAD = 64  # bytes of a call for what is no message
 DIRECTIONS = ("i", "o")
-
-
-class Fenced(Protocol):
-    """
-    A session that is ours.
-
-    @ivar fence: what makes it so.
-    @ivar state: as the engine has it.
-    """
-
-    fence: int
-    state: bytes
-
-    def freed(self, changes: Changes) -> int:
-        """Tell about how many bytes of it changes remove."""
 
 
 class Part(NamedTuple):
@@ -117,11 +95,7 @@ class Effect(NamedTuple):
         return len(self.data or b"") + 2 * OVERHEAD
 
 
-def _nobody(*results: int) -> None:
-    """Nobody is to be told."""
-
-
-SKIPPED = Effect("skip", "", (), None, _nobody)  # one that is left out
+SKIPPED = Effect("skip", "", (), None, ignore)  # one that is left out
 
 
 class Changes:
@@ -305,7 +279,7 @@ class Call:
         self,
         changes: dict[str, Changes],
         effects: list[Effect],
-        ours: Mapping[str, Fenced],
+        ours: Mapping[str, Image],
     ) -> None:
         """@param ours: those of which it has changes, at least."""
         self.isWhole = True
@@ -391,7 +365,6 @@ class Gathered:
     """
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self.changes: dict[str, Changes] = {}
         self.effects: list[Effect] = []
         self.waiters: list[Deferred[None]] = []
@@ -426,7 +399,7 @@ class Gathered:
             self.changes[name] = changes.followedBy(later) if later else changes
         self.effects[:0] = [it for it in call.effects if it is not SKIPPED]
 
-    def calls(self, ours: Mapping[str, Fenced]) -> deque[Call]:
+    def calls(self, ours: Mapping[str, Image]) -> deque[Call]:
         """
         Cut it into calls; none has anything in common with another.
 
@@ -454,7 +427,7 @@ class Gathered:
                 causes.update(changes.removed.values())
         return causes
 
-    def ahead(self, ours: Mapping[str, Fenced], room: int) -> tuple[deque[Call], int]:
+    def ahead(self, ours: Mapping[str, Image], room: int) -> tuple[deque[Call], int]:
         """
         Take out what an engine can do that is full, to make room.
 
@@ -485,7 +458,7 @@ class Gathered:
         self.effects = [it for at, it in enumerate(self.effects) if at not in gone]
         return first + _packed(groups, ours), room
 
-    def _groups(self, ours: Mapping[str, Fenced]) -> Iterator[_Group]:
+    def _groups(self, ours: Mapping[str, Image]) -> Iterator[_Group]:
         """List what was caused together; all that is not of sessions is one."""
         effects: dict[str, list[tuple[int, Effect]]] = {}  # by cause, with their order
         for numbered in enumerate(self.effects):
@@ -525,12 +498,12 @@ class _Group(NamedTuple):
         size = sum([each.size for each in self.changes.values()])
         return size + sum([effect.size for _, effect in self.effects])
 
-    def call(self, ours: Mapping[str, Fenced]) -> Call:
+    def call(self, ours: Mapping[str, Image]) -> Call:
         """Make a call of it."""
         effects = [effect for _, effect in sorted(self.effects, key=itemgetter(0))]
         return Call(self.changes, effects, ours)
 
-    def balance(self, ours: Mapping[str, Fenced]) -> tuple[int, int]:
+    def balance(self, ours: Mapping[str, Image]) -> tuple[int, int]:
         """Tell about how many bytes it removes, and how many it adds."""
         removed = sum([ours[name].freed(it) for name, it in self.changes.items()])
         added = sum([each.added for each in self.changes.values()])
@@ -542,7 +515,7 @@ class _Group(NamedTuple):
         return removed, added
 
 
-def _packed(groups: Iterable[_Group], ours: Mapping[str, Fenced]) -> deque[Call]:
+def _packed(groups: Iterable[_Group], ours: Mapping[str, Image]) -> deque[Call]:
     """Make calls of what was caused together."""
     calls: deque[Call] = deque()
     together = _Group({}, [])

@@ -20,16 +20,12 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
+from aesm.messages.deferred import ignore
+
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
-__all__ = ["Doorbell"]
-
 PING = 30.0  # seconds; without an answer the connection is given up
-
-
-def _nothing(*arguments: object) -> None:
-    """Nobody is to be told."""
 
 
 class Doorbell:
@@ -44,11 +40,11 @@ class Doorbell:
 
     def __init__(self, engine: Engine) -> None:
         """@param engine: whose node it is for, and where it says so."""
-        self.rung: Callable[[bool, bytes], object] = _nothing
-        self.missed: Callable[[], object] = _nothing
+        self.rung: Callable[[bool, bytes], object] = ignore
+        self.missed: Callable[[], object] = ignore
         self._engine = engine
         self._channels = (engine.key(f"n:{engine.node}"), engine.key("log"))
-        self._service = engine.dialler("SubscriberProtocol", self._connected, _nothing)
+        self._service = engine.dialler("SubscriberProtocol", self._connected, ignore)
         self._protocol: Any = None
         self._pings = LoopingCall(self._ping)
         self._pings.clock = engine.clock

@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from aesm.cluster.scripts import FORMAT, JOIN, Script
 from aesm.cluster.sentinel import SentinelEndpoint
 from aesm.errors import SpoolError
+from aesm.messages.deferred import ignore
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import (
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     )
 
     from aesm.cluster.address import EngineAddress
-
-__all__ = ["SYNC", "Engine", "EngineFull"]
 
 SYNC = ("primary", "replica", "disk")  # who has what is committed
 
@@ -68,10 +67,6 @@ _HINTS = {
 }
 
 _log = Logger(namespace="aesm.cluster")
-
-
-def _nothing(*arguments: object) -> None:
-    """Nobody is to be told."""
 
 
 class EngineFull(SpoolError):
@@ -119,8 +114,8 @@ class Engine:
         @raise ImportError: the extra "cluster" is not installed.
         """
         self.node = node
-        self.up: Callable[[bool], object] = _nothing
-        self.down: Callable[[], object] = _nothing
+        self.up: Callable[[bool], object] = ignore
+        self.down: Callable[[], object] = ignore
         self.failure: SpoolError | None = SpoolError(f"not connected to {address}")
         self.clock = reactor
         self.mark = ""
@@ -191,15 +186,11 @@ class Engine:
     async def _askSentinel(
         self, sentinel: IStreamClientEndpoint, name: str
     ) -> tuple[str, int]:
-        """
-        Ask a sentinel where the primary is.
-
-        @raise SpoolError: it does not know, or does not answer.
-        """
+        """Ask a sentinel where the primary is; C{SpoolError} if it cannot say."""
         # Here, because the import installs a reactor.
         from txredisapi import RedisError
 
-        factory = _EngineFactory(self.clock, "RedisProtocol", _nothing, _nothing)
+        factory = _EngineFactory(self.clock, "RedisProtocol", ignore, ignore)
         asking = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
         try:
             protocol: Any = await sentinel.connect(factory)
@@ -363,12 +354,7 @@ class Engine:
             self.down()
 
     async def _prepare(self, protocol: Any) -> bytes:
-        """
-        Log in, look, and join.
-
-        @return: the epoch.
-        @raise SpoolError: it is not fit.
-        """
+        """Log in, look, and join; gives the epoch, or C{SpoolError}: it is not fit."""
         await self.login(protocol)
         info = self.info = _parsed(await self.execute(protocol, "INFO"))
         if not self.node:
@@ -400,11 +386,7 @@ class Engine:
         return cast("bytes", epoch)
 
     async def _epochOf(self, protocol: Any) -> bytes:
-        """
-        Tell the epoch of a cluster that there is.
-
-        @raise SpoolError: there is none, or one that we do not understand.
-        """
+        """Tell a cluster's epoch; C{SpoolError} if we can make nothing of it."""
         meta = self.key("meta")
         found = await self.execute(protocol, "HMGET", meta, "format", "epoch")
         if found[0] is None:

@@ -17,8 +17,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from aesm.cluster.batch import DIRECTIONS, OVERHEAD, Changes, Part
 from aesm.cluster.sealing import Clear
 
-__all__ = ["Image"]
-
 
 class Image:
     """

@@ -22,20 +22,15 @@ from twisted.python.failure import Failure
 
 from aesm.cluster.scripts import LEASE, SWEEP
 from aesm.errors import SpoolError
+from aesm.messages.deferred import ignore
 
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
-
-__all__ = ["Lease"]
 
 TIME = 10.0  # seconds after which a node that says nothing is given up
 RENEWAL = 3.0  # seconds between two renewals
 REMEMBERED = 86_400.0  # seconds for which the engine knows a silent node's batches
 SWEPT = 256  # sessions that are cleaned up at a time
-
-
-def _nobody() -> None:
-    """Nobody is to be told."""
 
 
 class Lease:
@@ -53,8 +48,8 @@ class Lease:
 
     def __init__(self, engine: Engine, grace: int) -> None:
         """@param grace: milliseconds that clients have to come back."""
-        self.lapsed: Callable[[], object] = _nobody
-        self.drained: Callable[[], object] = _nobody
+        self.lapsed: Callable[[], object] = ignore
+        self.drained: Callable[[], object] = ignore
         self.says: Callable[[], dict[str, Any]] = dict
         self.ended: Callable[[list[bytes]], object] | None = None
         self._isDrained = False
@@ -76,11 +71,7 @@ class Lease:
             self._renewals.stop()
 
     def leave(self) -> Deferred[Any]:
-        """
-        Say that it is not, from now on.
-
-        @return: as L{Engine.call}.
-        """
+        """Say that it is not, from now on; as L{Engine.call}."""
         self.stop()
         return self._say(0.0, 1.0)
 
@@ -90,11 +81,7 @@ class Lease:
             self._renew()
 
     def _say(self, time: float, remembered: float) -> Deferred[Any]:
-        """
-        Say for how long this node is alive.
-
-        @param remembered: seconds for which its batches are to be.
-        """
+        """Say for how long this node is alive, and its batches are to be remembered."""
         millis = round(time * 1000), self._grace, round(remembered * 1000)
         return self._engine.call(
             LEASE, self._engine.node, *millis, json.dumps(self.says())

@@ -19,18 +19,16 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from aesm.cluster.batch import Effect
-from aesm.cluster.lease import REMEMBERED
+from aesm.cluster.lease import REMEMBERED, Lease
 from aesm.cluster.scripts import LOG, SAY, SNAPSHOT, SNAPSHOTS
 from aesm.errors import SpoolError
+from aesm.messages.deferred import ignore
 from aesm.store.interface import Entry, LogPage, Snapshot
 
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
-    from aesm.cluster.lease import Lease
     from aesm.cluster.members import Members
     from aesm.cluster.writer import Writer
-
-__all__ = ["EngineLog"]
 
 _log = Logger(namespace="aesm.cluster")
 
@@ -44,12 +42,8 @@ _log = Logger(namespace="aesm.cluster")
 # when it cleans up (L{Lease}).
 
 
-def _nobody(*arguments: object) -> None:
-    """Nobody is to be told."""
-
-
 class EngineLog:
-    """The log of a cluster, at one node."""
+    """The log of a cluster, at one node: what a C{ILogStore} has in addition."""
 
     def __init__(
         self, engine: Engine, writer: Writer, lease: Lease, members: Members
@@ -71,11 +65,7 @@ class EngineLog:
     def write(
         self, cause: str, data: bytes, tell: Callable[[int, bytes], object]
     ) -> None:
-        """
-        Write something.
-
-        @see: L{ILogStore.log<aesm.store.interface.ILogStore.log>}
-        """
+        """Write something."""
         written = partial(self._written, tell)
         self._writer.next.effects.append(Effect("log", cause, (), data, written))
 
@@ -123,22 +113,14 @@ class EngineLog:
         return LogPage(first, last, self._members.told(more[0]) if more else None)
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
-        """
-        Ring a node's doorbell, or all.
-
-        @see: L{ILogStore.say<aesm.store.interface.ILogStore.say>}
-        """
+        """Ring a node's doorbell, or all."""
         channel = f"n:{node}" if node else "log"
         return self._engine.call(SAY, channel, b"say " + words)
 
     # Sessions that are over
 
     def sayEnds(self, endEntry: Callable[[str], bytes]) -> None:
-        """
-        Say of all sessions that are removed that they are over, from now on.
-
-        @see: L{ILogStore.sayEnds<aesm.store.interface.ILogStore.sayEnds>}
-        """
+        """Say of all sessions that are removed that they are over, from now on."""
         self._endEntry = endEntry
         self._lease.ended = self._cbEnded
 
@@ -156,7 +138,7 @@ class EngineLog:
         """Say that a session is over, unless somebody else has, or its cause is not."""
         if self._endEntry is not None:
             entry = self._endEntry(name)
-            effect = Effect("gone", cause, (name,), entry, _nobody)
+            effect = Effect("gone", cause, (name,), entry, ignore)
             self._writer.next.effects.append(effect)
 
     def _cbEnded(self, names: list[bytes]) -> None:
@@ -168,12 +150,7 @@ class EngineLog:
     # Snapshots
 
     def readSnapshots(self) -> Deferred[list[Snapshot]]:
-        """
-        Read snapshots of a replica.
-
-        @see: L{ILogStore.readSnapshots
-            <aesm.store.interface.ILogStore.readSnapshots>}
-        """
+        """Read snapshots of a replica."""
         found = self._engine.call(SNAPSHOTS, round(REMEMBERED * 1000))
         return found.addCallback(self._cbSnapshots)
 
@@ -192,12 +169,7 @@ class EngineLog:
         return shots
 
     def writeSnapshot(self, newest: int, snapshot: Snapshot) -> Deferred[int]:
-        """
-        Store a snapshot of a replica.
-
-        @see: L{ILogStore.writeSnapshot
-            <aesm.store.interface.ILogStore.writeSnapshot>}
-        """
+        """Store a snapshot of a replica."""
         position, name, data = snapshot
         sealed = self._sealer.seal(data, "snapshot", position, name.decode())
         return self._engine.call(SNAPSHOT, newest, position, name, sealed)

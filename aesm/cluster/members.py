@@ -18,8 +18,6 @@ from aesm.cluster.sealing import Clear
 from aesm.errors import SpoolError
 from aesm.store.interface import Blob, Entry, Work
 
-__all__ = ["Members"]
-
 _log = Logger(namespace="aesm.cluster")
 
 
@@ -31,7 +29,6 @@ class Members:
     """
 
     def __init__(self, sealer: Clear) -> None:
-        """@param sealer: opens it."""
         self.sealer = sealer
         self._open = sealer.open
 
@@ -49,11 +46,7 @@ class Members:
         return Blob(number, messages, opened)
 
     def work(self, found: Sequence[bytes]) -> list[Work]:
-        """
-        Read what there is to read for a node.
-
-        @raise SpoolError: as C{blob}.
-        """
+        """Read what there is to read for a node; raises as C{blob}."""
         parts = zip(*(found[part::4] for part in range(4)), strict=True)
         return [self._lent(*each) for each in parts]
 
@@ -63,11 +56,7 @@ class Members:
         return Work(name, peer.decode(), self.blob(member, name, "i"), int(read))
 
     def entry(self, position: bytes | int, member: bytes, *place: str) -> Entry:
-        """
-        Read what others left.
-
-        @raise SpoolError: as C{blob}.
-        """
+        """Read what others left; raises as C{blob}."""
         name, data = member.split(b" ", 1)
         return Entry(int(position), name, self._open(data, *place))
 

@@ -14,7 +14,8 @@ import secrets
 import socket
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IReactorTime
 
 from aesm.cluster.address import EngineAddress
 from aesm.cluster.engine import SYNC, Engine
@@ -23,11 +24,6 @@ from aesm.cluster.store import EngineStore
 from aesm.errors import KeyFileError
 from aesm.trust.files import AnyPath, expanded, readFile, withoutBOM
 from aesm.trust.keys import PSK
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
-__all__ = ["engineOpener", "onlooker", "readPassword"]
 
 NEEDS = {"txredisapi": "aesm[cluster]", "hiredis": "aesm[cluster]"}
 NEEDS_TLS = {"OpenSSL": "twisted[tls]", "service_identity": "twisted[tls]"}
@@ -90,14 +86,8 @@ def onlooker(
     url: str, *, name: str, password: bytes | AnyPath | None, clock: IReactorTime
 ) -> Engine:
     """
-    Make the connection of who only looks on; it is not started.
-
-    @param url: as L{engineOpener}.
-    @param name: the same.
-    @param password: the same.
-    @param clock: the same.
-    @raise KeyFileError: as L{engineOpener}.
-    @raise ValueError: as L{engineOpener}.
+    Make the connection of who only looks on; it is not started.  Arguments and errors
+    are those of L{engineOpener}.
     """
     address = _address(url, name)
     secret = None if password is None else readPassword(password)
@@ -107,9 +97,6 @@ def onlooker(
 def _address(url: str, name: str) -> EngineAddress:
     """
     Tell where the engine is, and check that it can be reached with what is installed.
-
-    @param name: what the cluster is called there.
-    @raise ValueError: as L{engineOpener}.
     """
     address = EngineAddress.parse(url)
     needed = NEEDS | (NEEDS_TLS if address.scheme.startswith("rediss") else {})

@@ -22,8 +22,6 @@ from aesm.text import escape
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
-__all__ = ["drain", "overviewOf"]
-
 MOST = 1000  # nodes that are told of
 
 # What it is called, where INFO has it, and what it is.
@@ -74,12 +72,7 @@ def _node(
     said: bytes,
     isDraining: int,
 ) -> dict[str, Any]:
-    """
-    Say how a node is.
-
-    @param time: of the engine.
-    @param position: of the last entry of the log.
-    """
+    """Say how a node is, by the engine's time and the last position in the log."""
     says: Any = {}
     with suppress(ValueError):
         says = json.loads(said)

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from aesm.cluster.image import Image
     from aesm.cluster.sealing import Clear
 
-__all__ = ["Found", "repair"]
-
 _log = Logger(namespace="aesm.cluster")
 
 _WHOLE, _BEHIND, _MOVED, _FORKED = range(4)  # as check.lua says

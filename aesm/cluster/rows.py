@@ -17,8 +17,6 @@ from aesm.cluster.scripts import FIND
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
-__all__ = ["Row", "nodesOf", "rowsOf"]
-
 SIZE = 256  # sessions, about, of a page
 
 
@@ -41,12 +39,7 @@ class Row(NamedTuple):
 
 
 async def nodesOf(engine: Engine) -> list[str]:
-    """
-    List the nodes.
-
-    @return: their names.
-    @raise SpoolError: the engine cannot be asked now.
-    """
+    """List the nodes by name; C{SpoolError} if the engine cannot be asked now."""
     _, found = await engine.call(FIND, "n", "0", 0)
     return [name.decode() for name in found]
 

@@ -8,32 +8,6 @@ from __future__ import annotations
 from hashlib import sha1
 from importlib.resources import files
 
-__all__ = [
-    "BEGIN",
-    "CHECK",
-    "CLAIM",
-    "COMMIT",
-    "DRAIN",
-    "FIND",
-    "FORMAT",
-    "HOME",
-    "INLET",
-    "JOIN",
-    "LEASE",
-    "LOG",
-    "LOOKED",
-    "OVERVIEW",
-    "PAGE",
-    "SAY",
-    "SETTLE",
-    "SNAPSHOT",
-    "SNAPSHOTS",
-    "SWEEP",
-    "UNREAD",
-    "WORK",
-    "Script",
-]
-
 FORMAT = 3  # of what is in the engine
 
 
@@ -48,7 +22,6 @@ class Script:
     """
 
     def __init__(self, name: str, source: bytes, isDurable: bool = False) -> None:
-        """ """
         self.name = name
         self.source = source
         self.digest = sha1(source).hexdigest()

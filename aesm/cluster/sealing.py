@@ -21,8 +21,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aesm.errors import SpoolError
 
-__all__ = ["Clear", "Sealer"]
-
 KEY = 32  # bytes
 _SALT, _NONCE, _MARK = 32, 12, 8
 
@@ -62,11 +60,7 @@ class Sealer(Clear):
         self._cluster = cluster
 
     def seal(self, data: bytes, *place: str | int) -> bytes:
-        """
-        Seal something.
-
-        @param place: where it is kept; the same has to be said to open it.
-        """
+        """Seal something for a place, which has to be said to open it."""
         salt = secrets.token_bytes(_SALT + _NONCE)
         cipher = self._cipher(salt)
         return salt + cipher.encrypt(salt[_SALT:], data, self._where(place))

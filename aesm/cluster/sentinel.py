@@ -27,8 +27,6 @@ from aesm.errors import SpoolError
 if TYPE_CHECKING:
     from aesm.cluster.address import EngineAddress
 
-__all__ = ["SentinelEndpoint"]
-
 Ask = Callable[[IStreamClientEndpoint, str], Awaitable["tuple[str, int]"]]
 
 
@@ -53,11 +51,7 @@ class SentinelEndpoint:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        """
-        Ask one sentinel after the other, until one knows.
-
-        @raise ConnectError: none does.
-        """
+        """Ask one sentinel after the other; C{ConnectError} if none knows."""
         reasons = []
         for sentinel in list(self._sentinels):
             endpoint = self._address.endpointAt(self._reactor, *sentinel)

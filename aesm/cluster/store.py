@@ -20,9 +20,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -30,6 +31,7 @@ from zope.interface import implementer
 from aesm.cluster import scripts
 from aesm.cluster.batch import Effect, Part
 from aesm.cluster.doorbell import Doorbell
+from aesm.cluster.engine import Engine
 from aesm.cluster.image import Image
 from aesm.cluster.lease import Lease
 from aesm.cluster.log import EngineLog
@@ -37,6 +39,7 @@ from aesm.cluster.members import Members
 from aesm.cluster.sealing import Clear
 from aesm.cluster.writer import Writer
 from aesm.errors import SpoolError
+from aesm.messages.deferred import ignore
 from aesm.secure.refusals import Kind, Refused
 from aesm.store.interface import (
     Early,
@@ -49,23 +52,12 @@ from aesm.store.interface import (
     Work,
 )
 
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
-    from aesm.cluster.engine import Engine
-
-__all__ = ["EngineStore", "Entry", "LogPage"]
-
 PAGE_SIZE = 512 << 10  # bytes that are read at a time
 LOOK_SIZE = 256  # messages that are looked for at a time
 
 _log = Logger(namespace="aesm.cluster")
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-def _nobody(*arguments: object) -> None:
-    """Nobody is to be told."""
 
 
 @implementer(ILogStore)
@@ -76,9 +68,6 @@ class EngineStore:
     @ivar lost: as L{ISessionStore.open} takes it.
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
-    @ivar told: as L{ILogStore} has it.
-    @ivar isKnown: the same.
-    @ivar heard: the same.
     @ivar wasRead: called with a session of ours, and the numbers of the first and the
         last of messages that came over it together and that some node has read.
     @ivar lapsed: called when the engine has given this node up: its clients are to be
@@ -104,12 +93,12 @@ class EngineStore:
             others being refused meanwhile.
         @param sealer: seals what the engine keeps; None not to.
         """
-        self.lost: Lost = _nobody
-        self.came: Callable[[str, Entry | None], object] = _nobody
-        self.told: Callable[[Entry | None], object] = _nobody
+        self.lost: Lost = ignore
+        self.came: Callable[[str, Entry | None], object] = ignore
+        self.told: Callable[[Entry | None], object] = ignore
         self.isKnown: Callable[[int], bool] = lambda position: False
-        self.heard: Callable[[bytes], object] = _nobody
-        self.wasRead: Callable[[str, int, int], object] = _nobody
+        self.heard: Callable[[bytes], object] = ignore
+        self.wasRead: Callable[[str, int, int], object] = ignore
         self._engine = engine
         self._grace = round(grace * 1000)
         self._perKey = perKey
@@ -119,7 +108,7 @@ class EngineStore:
         self._members = Members(self._sealer)
         self._writer = Writer(engine, clock, self._grace, self._sealer)
         self._writer.lost, self._writer.looked = self._lost, self._looked
-        self.lapsed: Callable[[], object] = _nobody
+        self.lapsed: Callable[[], object] = ignore
         self.lease = Lease(engine, self._grace)
         self.lease.lapsed = lambda: self.lapsed()
         self._log = EngineLog(engine, self._writer, self.lease, self._members)
@@ -129,11 +118,7 @@ class EngineStore:
 
     @property
     def node(self) -> str:
-        """
-        What this node is called.
-
-        @see: L{ILogStore}
-        """
+        """What this node is called."""
         return self._engine.node
 
     @property
@@ -143,20 +128,12 @@ class EngineStore:
 
     @property
     def failure(self) -> SpoolError | None:
-        """
-        Why nothing can be written at the moment.
-
-        @see: L{ISessionStore}
-        """
+        """Why nothing can be written at the moment."""
         return self._writer.failure
 
     @property
     def size(self) -> int:
-        """
-        The bytes of all that is in the engine, as it said last.
-
-        @see: L{ISessionStore}
-        """
+        """The bytes of all that is in the engine, as it said last."""
         return self._engine.size
 
     def describe(self) -> dict[str, Any]:
@@ -187,22 +164,14 @@ class EngineStore:
     # ISessionStore
 
     def damaged(self, reason: str) -> SpoolError:
-        """
-        Make the error for a session that makes no sense.
-
-        @see: L{ISessionStore.damaged}
-        """
+        """Make the error for a session that makes no sense."""
         return SpoolError(
             f"what the engine has of a session is damaged ({reason}): it is left "
             "alone, and its client begins another one"
         )
 
     def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
-        """
-        Store a session of which its peer does not know yet.
-
-        @see: L{ISessionStore.begin}
-        """
+        """Store a session of which its peer does not know yet."""
         if self._isClosed:
             return fail(self._writer.endedError())
         if self._writer.isLooking:
@@ -221,20 +190,12 @@ class EngineStore:
         return begun
 
     def _come(self, script: scripts.Script, peer: str, *said: object) -> Deferred[Any]:
-        """
-        Run a script because a client has come; C{perKey} is the last that it is told.
-
-        @return: fails with L{Refused} if another one of the key is there.
-        """
+        """Run a script because a client has come, or fail with L{Refused}."""
         come = self._engine.call(script, *said, self._perKey)
         return come.addCallback(_letIn, peer)
 
     def _cbBegun(self, ended: list[bytes] | None, name: str) -> None:
-        """
-        A session is stored.
-
-        @raise SpoolError: there is one of that name.
-        """
+        """A session is stored; C{SpoolError} if there was one of that name."""
         if ended is None:
             self._writer.ours.pop(name, None)
             raise _taken(name)
@@ -304,11 +265,7 @@ class EngineStore:
         raise SpoolError("another node has it by now: its client has to come again")
 
     def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
-        """
-        Replace the state of a session that was begun or claimed.
-
-        @see: L{ISessionStore.put}
-        """
+        """Replace the state of a session that was begun or claimed."""
         encoded = _encode(state).encode()
         if (changes := self._writer.changes(name)) is not None:
             changes.state = encoded
@@ -324,68 +281,38 @@ class EngineStore:
         frames: bytes,
         cause: str = "",
     ) -> None:
-        """
-        Add messages to a session.
-
-        @param cause: the session whose message made us send them, or empty.
-        @see: L{ISessionStore.append}
-        """
+        """Add messages to a session."""
         if (changes := self._writer.changes(name)) is not None:
             changes.parts[outgoing].append(Part(number, count, frames, cause))
 
     def discard(self, name: str, outgoing: bool, before: int) -> None:
-        """
-        Remove messages of a session.
-
-        @see: L{ISessionStore.discard}
-        """
+        """Remove messages of a session."""
         changes = self._writer.changes(name)
         if changes is not None and changes.before[outgoing] < before:
             changes.before[outgoing] = before
 
     def addRequest(self, name: str, number: int, frame: bytes) -> None:
-        """
-        Add an open request to a session.
-
-        @see: L{ISessionStore.addRequest}
-        """
+        """Add an open request to a session."""
         if (changes := self._writer.changes(name)) is not None:
             changes.requests[number] = Part(number, 1, frame)
 
     def removeRequest(self, name: str, number: int, cause: str = "") -> None:
-        """
-        Remove a request from a session.
-
-        @param cause: the session whose message made us answer it, or empty.
-        @see: L{ISessionStore.removeRequest}
-        """
+        """Remove a request from a session."""
         if (changes := self._writer.changes(name)) is not None:
             changes.removed[number] = cause
 
     def drop(self, name: str) -> None:
-        """
-        Remove a session with all its messages.
-
-        @see: L{ISessionStore.drop}
-        """
+        """Remove a session with all its messages."""
         if (changes := self._writer.changes(name)) is not None:
             changes.dropped = True
             self._log.ends(name)
 
     def attend(self, name: str, isThere: bool) -> None:
-        """
-        Say whether a session's client is there.
-
-        @see: L{ISessionStore.attend}
-        """
+        """Say whether a session's client is there."""
         self._place(name, "enter" if isThere else "wait")
 
     def release(self, name: str) -> None:
-        """
-        Leave a session to whichever node its client comes to next.
-
-        @see: L{ISessionStore.release}
-        """
+        """Leave a session to whichever node its client comes to next."""
         self._place(name, "release")
 
     def _place(self, name: str, place: str) -> None:
@@ -395,20 +322,12 @@ class EngineStore:
             changes.place = place
 
     def commit(self, early: Early | None = None) -> Deferred[None]:
-        """
-        Write the changes so far.
-
-        @see: L{ISessionStore.commit}
-        """
+        """Write the changes so far."""
         self._log.flush()
         return self._writer.commit(early)
 
     def close(self) -> Deferred[None]:
-        """
-        Write the changes so far, and leave the cluster: what is ours waits there.
-
-        @see: L{ISessionStore.close}
-        """
+        """Write the changes so far, and leave the cluster: what is ours waits there."""
         if self._isClosed:
             raise RuntimeError("the engine is closed already")
         self._isClosed = True
@@ -432,11 +351,7 @@ class EngineStore:
     def log(
         self, cause: str, data: bytes, tell: Callable[[int, bytes], object]
     ) -> None:
-        """
-        Tell something to all nodes.
-
-        @see: L{ILogStore.log}
-        """
+        """Tell something to all nodes."""
         self._log.write(cause, data, tell)
 
     def work(self) -> Deferred[list[Work]]:
@@ -460,7 +375,7 @@ class EngineStore:
         """
         first, messages, _ = work.blob
         where = (work.name, first, first + messages - 1, count)
-        self._writer.next.effects.append(Effect("read", cause, where, None, _nobody))
+        self._writer.next.effects.append(Effect("read", cause, where, None, ignore))
 
     def took(self, name: str, entry: Entry) -> None:
         """What was sent to a session of ours is in its outbox now."""
@@ -497,43 +412,23 @@ class EngineStore:
         return [entry for entry in entries if not image.has(entry.name)]
 
     def readLog(self, after: int, name: bytes = b"") -> Deferred[LogPage | None]:
-        """
-        Read what all were told.
-
-        @see: L{ILogStore.readLog}
-        """
+        """Read what all were told."""
         return self._log.read(after, name, PAGE_SIZE)
 
     def readSnapshots(self) -> Deferred[list[Snapshot]]:
-        """
-        Read snapshots of a replica.
-
-        @see: L{ILogStore.readSnapshots}
-        """
+        """Read snapshots of a replica."""
         return self._log.readSnapshots()
 
     def writeSnapshot(self, newest: int, snapshot: Snapshot) -> Deferred[int]:
-        """
-        Store a snapshot of a replica.
-
-        @see: L{ILogStore.writeSnapshot}
-        """
+        """Store a snapshot of a replica."""
         return self._log.writeSnapshot(newest, snapshot)
 
     def say(self, node: str, words: bytes) -> Deferred[int]:
-        """
-        Ring a node's doorbell, or all.
-
-        @see: L{ILogStore.say}
-        """
+        """Ring a node's doorbell, or all."""
         return self._log.say(node, words)
 
     def sayEnds(self, endEntry: Callable[[str], bytes]) -> None:
-        """
-        Say of all sessions that are removed that they are over, from now on.
-
-        @see: L{ILogStore.sayEnds}
-        """
+        """Say of all sessions that are removed that they are over, from now on."""
         self._log.sayEnds(endEntry)
 
     # The engine
@@ -582,11 +477,7 @@ class EngineStore:
             _log.error("{reason}: it is left alone", reason=str(error))
 
     def _hear(self, isOurs: bool, words: bytes) -> None:
-        """
-        Pass on what a script has told us.
-
-        @raise SpoolError: it was sealed by somebody else.
-        """
+        """Pass on what a script says; C{SpoolError} if somebody else sealed it."""
         if words.startswith(b"say "):
             self.heard(words[4:])
             return
@@ -656,11 +547,7 @@ def _taken(name: str) -> SpoolError:
 
 
 def _letIn(reply: Any, peer: str) -> Any:
-    """
-    Take the reply to a client that has come.
-
-    @raise Refused: another one of its key is there.
-    """
+    """Take the reply to a client that has come; L{Refused} for another of its key."""
     if reply == 0:
         raise Refused(f"the key {peer} is connected already", Kind.CONNECTED)
     return reply

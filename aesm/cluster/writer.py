@@ -25,30 +25,24 @@ from twisted.python.failure import Failure
 
 from aesm.cluster.again import Sent, again
 from aesm.cluster.batch import Call, Changes, Gathered, Part
-from aesm.cluster.engine import EngineFull
+from aesm.cluster.engine import Engine, EngineFull
 from aesm.cluster.repair import Found, repair
 from aesm.cluster.scripts import COMMIT, LOOKED, SETTLE
 from aesm.errors import SpoolError
+from aesm.messages.deferred import cancelTimer, ignore
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from aesm.cluster.engine import Engine
     from aesm.cluster.image import Image
     from aesm.cluster.sealing import Clear
     from aesm.store.interface import Early
-
-__all__ = ["Writer"]
 
 RETRY = 1.0  # seconds until a batch that could not be written is tried again
 REST = 2  # turns of the event loop that are over by the end of the next one
 RESERVE = 1 << 20  # bytes that an engine is to hold for a node although it is full
 
 _log = Logger(namespace="aesm.cluster")
-
-
-def _nobody(*arguments: object) -> None:
-    """Nobody is to be told."""
 
 
 # One call is under way at a time, and only L{_send} begins it:
@@ -133,9 +127,9 @@ class Writer:
         self.ours: dict[str, Image] = {}
         self.next = Gathered()
         self.lost: Callable[[dict[str, bool | None], dict[str, list[Part]]], object] = (
-            _nobody
+            ignore
         )
-        self.looked: Callable[[], object] = _nobody
+        self.looked: Callable[[], object] = ignore
         self.isLooking = True
         self._engine = engine
         self._clock = clock
@@ -368,11 +362,7 @@ class Writer:
         self._wake()
 
     def _makeRoom(self) -> bool:
-        """
-        The engine has no room: see what can be done all the same.
-
-        @return: whether there is anything.
-        """
+        """The engine has no room: tell whether anything can be done all the same."""
         self._isFull = self._isAhead = True
         while self._calls:
             call = self._calls.pop()
@@ -394,11 +384,7 @@ class Writer:
         return self._isAhead
 
     def _fails(self, failure: Failure) -> SpoolError:
-        """
-        Accept nothing more.
-
-        @return: why.
-        """
+        """Accept nothing more, and say why."""
         reason = cast("SpoolError", failure.value)
         if self._failure is None:
             _log.error("{reason}; nothing more is accepted", reason=str(reason))
@@ -414,11 +400,7 @@ class Writer:
             self._pause = self._clock.callLater(RETRY, again)
 
     def _end(self, error: SpoolError | None) -> None:
-        """
-        Do nothing more, and tell who waits.
-
-        @param error: why not all was written, or None.
-        """
+        """Do nothing more, and tell who waits why not all was written, if so."""
         if self._isOver:
             return
         self._isOver = True
@@ -450,9 +432,8 @@ class Writer:
 
     def down(self) -> None:
         """The engine cannot be used."""
-        pause, self._pause = self._pause, None
-        if pause is not None and pause.active():
-            pause.cancel()
+        cancelTimer(self._pause)
+        self._pause = None
 
     def _forgetAll(self) -> None:
         """Begin again, with no sessions."""
@@ -523,11 +504,7 @@ class Writer:
         self._wake()
 
     def _sayLooked(self) -> Deferred[None]:
-        """
-        What was under way is done.
-
-        @return: fires when that is said, or was not heard: then it is said again.
-        """
+        """What was under way is done: fires when that is said, or was not heard."""
         said = (self._engine.node, self._engine.history)
         done: Deferred[None] = self._engine.call(LOOKED, *said)
         done.addCallbacks(self._cbSaid, lambda failure: None, callbackArgs=said[1:])

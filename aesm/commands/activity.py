@@ -34,9 +34,8 @@ from zope.interface import implementer
 
 from aesm._version import __version__
 from aesm.errors import KeyFileError
+from aesm.text import asciiJSON
 from aesm.trust.files import expanded, openToAppend
-
-__all__ = ["MAX_LINE", "ActivityFile", "encoded", "readEntry"]
 
 _log = Logger(namespace="aesm.daemon")
 
@@ -277,8 +276,7 @@ class ActivityFile:
 
 def encoded(entry: dict[str, Any]) -> bytes:
     """Write an entry: a line of printable ASCII."""
-    # JSON escapes all other control characters, but lets DEL through.
-    return json.dumps(entry).replace("\x7f", "\\u007f").encode("ascii") + b"\n"
+    return asciiJSON(entry).encode("ascii") + b"\n"
 
 
 def readEntry(line: bytes) -> dict[str, Any] | None:

@@ -35,8 +35,6 @@ from aesm.server.service import listen
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.servers import Pinned
 
-__all__ = ["BenchOptions", "bench"]
-
 ROUNDS = 3
 CONNECTS = 50
 ROUND_TRIPS = 500

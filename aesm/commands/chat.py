@@ -12,28 +12,27 @@ input, and where the first attempt fails.
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from enum import Enum
 from importlib.util import find_spec
 from typing import Any
 
 from twisted.internet.task import deferLater
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent
 from twisted.python import usage
 from zope.interface import provider
 
 from aesm.chat.client import ChatClient
 from aesm.chat.view import ChatView
 from aesm.commands.client import ClientCommand, utf8
+from aesm.commands.command import parameter
 from aesm.commands.connect import checkEndpoint, runLineClient
 from aesm.commands.formats import PLAIN, Form
+from aesm.commands.main import observing
 from aesm.commands.options import inOptions
 from aesm.commands.output import writeError
 from aesm.errors import AESMError
 from aesm.messages.stream import Packet
-
-__all__ = ["ChatOptions", "Face", "chooseFace", "runChat"]
 
 
 class Face(Enum):
@@ -56,7 +55,7 @@ class ChatOptions(ClientCommand):
         "received, and the end of the input leaves, once the server has everything, "
         "with status 0.  The connection is made again when it is lost."
     )
-    optParameters = [["nick", None, None, "The name to ask for."]]
+    optParameters = [parameter("nick", "The name to ask for.")]
     optFlags = [
         ["window", None, "Open a window."],
         ["dark", None, "A dark one, where the desktop does not say so by itself."],
@@ -142,7 +141,7 @@ async def _runTerminal(reactor: Any, endpoint: str, nick: str, **options: Any) -
     terminal = ChatTerminal(openOutput())
     client = terminal.client = ChatClient(reactor, endpoint, nick, terminal, **options)
     await deferLater(reactor, 0)  # asyncio's loop does not run before the reactor
-    with _showingTrust(client):
+    with observing(_trustShownBy(client)):
         await terminal.run()
 
 
@@ -159,13 +158,12 @@ async def _runWindow(
         ) from None
     window = ChatWindow(reactor, face is Face.DARK_WINDOW or desktopIsDark())
     client = window.client = ChatClient(reactor, endpoint, nick, window, **options)
-    with _showingTrust(client):
+    with observing(_trustShownBy(client)):
         await window.run()
 
 
-@contextmanager
-def _showingTrust(client: ChatClient) -> Iterator[None]:
-    """Show first contacts in the meantime."""
+def _trustShownBy(client: ChatClient) -> ILogObserver:
+    """Make what shows first contacts."""
 
     @provider(ILogObserver)
     def show(event: LogEvent) -> None:
@@ -173,11 +171,7 @@ def _showingTrust(client: ChatClient) -> Iterator[None]:
         if event.get("log_namespace") == "aesm.trust":
             client.tell(formatEvent(event))
 
-    globalLogPublisher.addObserver(show)
-    try:
-        yield
-    finally:
-        globalLogPublisher.removeObserver(show)
+    return ILogObserver(show)
 
 
 class _Lines:

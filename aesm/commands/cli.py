@@ -25,8 +25,6 @@ from aesm.commands.coredumps import dumpNoCore
 from aesm.commands.output import OutputLost, openStandardFiles, writeError
 from aesm.errors import KeyFileError
 
-__all__ = ["Options", "main"]
-
 # A command, its class and what it does.  The class is loaded with the command, so that
 # C{aesm status} need not wait for what C{aesm serve} needs.
 _COMMANDS = (

@@ -10,14 +10,12 @@ from typing import Any
 
 from twisted.python import usage
 
-from aesm.commands.command import Command
-from aesm.commands.main import CoroutineRunner, reportingTrust
+from aesm.commands.command import Command, parameter
+from aesm.commands.main import CoroutineRunner, observing
 from aesm.commands.options import NAME_OPTION, ownKey
 from aesm.interfaces import ITrustPolicy
 from aesm.trust.keys import PublicKey
 from aesm.trust.servers import AnyServer, Pinned
-
-__all__ = ["ClientCommand", "utf8"]
 
 
 class ClientCommand(Command):
@@ -31,15 +29,14 @@ class ClientCommand(Command):
     synopsis = "ENDPOINT [options]"
     optParameters = [
         NAME_OPTION,
-        ["key", None, None, "File of our key, as keygen makes it."],
-        ["psk", None, None, "File of the pre-shared key that the server has too."],
+        parameter("key", "File of our key, as keygen makes it."),
+        parameter("psk", "File of the pre-shared key that the server has too."),
     ]
     optFlags = [
         ["any-server", None, "Do not check who the server is: for tests only."],
     ]
 
     def __init__(self) -> None:
-        """Start with no pins."""
         super().__init__()
         self.pins: list[PublicKey] = []
         self.endpoint = ""
@@ -75,7 +72,7 @@ class ClientCommand(Command):
         """Run the client in a reactor of its own, and return the exit status."""
         from twisted.internet import reactor
 
-        with reportingTrust():
+        with observing():
             options = self.clientOptions()
         runner = CoroutineRunner(reactor)
         return runner.run(lambda: self.runClient(reactor, options))

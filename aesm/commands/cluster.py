@@ -9,7 +9,6 @@ Whoever may write to the engine may do all of this.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +23,10 @@ from aesm.commands.options import CLUSTER_OPTIONS, inOptions
 from aesm.commands.output import writeLine
 from aesm.errors import SpoolError
 from aesm.status.units import number, seconds, size
-from aesm.text import escape
+from aesm.text import asciiJSON, escape
 
 if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
-
-__all__ = ["ClusterOptions", "clusterLines"]
 
 PATIENCE = 10.0  # seconds for an engine that starts, or is busy
 
@@ -108,7 +105,7 @@ class ClusterOptions(Command):
         if self.node is None:
             overview = await overviewOf(engine)
             if self["json"]:
-                return [json.dumps(overview).replace("\x7f", "\\u007f")]
+                return [asciiJSON(overview)]
             return clusterLines(overview)
         try:
             return [f"told to end: {escape(await drain(engine, self.node))}"]

@@ -13,11 +13,14 @@ from twisted.python import usage
 from aesm._version import FORM, __version__
 from aesm.commands.output import writeLine
 
-__all__ = ["Command", "CommandOptions", "NotUsable"]
-
 
 class NotUsable(usage.UsageError):
     """An option is right, but what it names cannot be used, as things are."""
+
+
+def parameter(name: str, says: str, default: object = None) -> list[object]:
+    """Make one of the C{optParameters} of C{usage.Options}."""
+    return [name, None, default, says]
 
 
 class CommandOptions(usage.Options):

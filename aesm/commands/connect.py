@@ -28,8 +28,9 @@ from zope.interface import implementer
 from aesm.client.pending import QueuedMessage
 from aesm.client.service import ClientService
 from aesm.commands.client import ClientCommand
+from aesm.commands.command import parameter
 from aesm.commands.formats import JSON, PLAIN, Form
-from aesm.commands.main import reportingTrust
+from aesm.commands.main import observing
 from aesm.commands.options import endpointReason, inOptions
 from aesm.commands.output import OutputLost, writeError
 from aesm.commands.stdio import LineTooLong, Stdio, openStdio
@@ -45,15 +46,6 @@ from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.requests import Request
 from aesm.secure.hosts import clientEndpoint
-
-__all__ = [
-    "ConnectOptions",
-    "LineClient",
-    "checkEndpoint",
-    "connectOrReport",
-    "runLineClient",
-]
-
 
 FOR_EVER = -1.0  # seconds
 
@@ -75,7 +67,9 @@ class ConnectOptions(ClientCommand):
         "endpoint, such as tcp:127.0.0.1:8765 or unix:/run/aesm.sock."
     )
     optParameters = [
-        ["wait", None, "0", "Seconds to receive after the end of the input; -1: ever."],
+        parameter(
+            "wait", "Seconds to receive after the end of the input; -1: ever.", "0"
+        ),
     ]
     optFlags = [
         ["json", None, "Read and write JSON, one object a line."],
@@ -135,7 +129,7 @@ async def runLineClient(
         """Wait for answers."""
         return Deferred() if wait < 0 else deferLater(reactor, wait)
 
-    with reportingTrust():
+    with observing():
         client = LineClient(form, opening, waiting)
         service = await connectOrReport(reactor, endpoint, client, **options)
         if service is None:

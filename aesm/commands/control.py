@@ -15,8 +15,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CONTROL_FILE", "NotDone", "ask"]
-
 CONTROL_FILE = "control.sock"  # in the state directory
 PATIENCE = 30.0  # seconds until the next piece of an answer is waited for no more
 

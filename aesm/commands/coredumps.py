@@ -9,8 +9,6 @@ import resource
 import sys
 from contextlib import suppress
 
-__all__ = ["dumpNoCore"]
-
 CORE_DUMPS = "AESM_CORE_DUMPS"  # in the environment: 1 has them stay as they are
 PR_SET_DUMPABLE = 4  # of <linux/prctl.h>
 

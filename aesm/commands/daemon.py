@@ -54,8 +54,6 @@ from aesm.text import escape
 if TYPE_CHECKING:
     from aesm.status.site import StatusPage
 
-__all__ = ["AESMService", "clientLine"]
-
 _log = Logger(namespace="aesm.daemon")
 
 EVERYWHERE = ("0.0.0.0", r"\:\:")  # where a port listens that any address reaches

@@ -24,8 +24,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm.commands.client import ClientCommand
+from aesm.commands.command import parameter
 from aesm.commands.connect import connectOrReport, stopReason
-from aesm.commands.main import reportingTrust
+from aesm.commands.main import observing
 from aesm.commands.options import inOptions, listenEndpoint
 from aesm.commands.output import writeError
 from aesm.commands.progress import Lines, progressFor
@@ -48,15 +49,13 @@ from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.picture import picture
 
-__all__ = ["ReceiveOptions", "SendOptions"]
-
 
 class _FileCommand(ClientCommand):
     """A subcommand that talks to the other one, which it dials, or waits for."""
 
     endpoint: str | None  # type: ignore[assignment]
     optParameters = [
-        ["listen", None, None, "Wait for the other side here, such as tcp:8765."],
+        parameter("listen", "Wait for the other side here, such as tcp:8765."),
     ]
     optFlags = [
         ["any-client", None, "With --listen: let in whoever reaches it."],
@@ -92,11 +91,7 @@ class _FileCommand(ClientCommand):
         return options
 
     def _isPinned(self, publicKey: PublicKey, address: IAddress) -> bool:
-        """
-        Let in whose key was named.
-
-        @raise NotAuthorized: it is another one; says how it would be.
-        """
+        """Let in whose key was named; C{NotAuthorized} says how another would be."""
         if publicKey not in self.pins:
             raise NotAuthorized(
                 f"the key {publicKey} is no --pin; to let it in, run this again with "
@@ -106,7 +101,7 @@ class _FileCommand(ClientCommand):
 
     async def runClient(self, reactor: Any, options: dict[str, Any]) -> int:
         """Connect or listen, and do it."""
-        with reportingTrust():
+        with observing():
             return await self.transfer(_Meeting(reactor, options, progressFor(reactor)))
 
     async def transfer(self, meeting: _Meeting) -> int:
@@ -169,7 +164,7 @@ class ReceiveOptions(_FileCommand):
         "`theirs` there, or somebody is in between."
     )
     optParameters = [
-        ["into", None, ".", "The directory to put them in."],
+        parameter("into", "The directory to put them in.", "."),
     ]
 
     def parseArgs(self, endpoint: str | None = None) -> None:
@@ -228,10 +223,7 @@ class _Receiving(FileReceiver):
         Deferred.fromCoroutine(self._ask(connection))
 
     async def _ask(self, connection: Connection) -> None:
-        """
-        Have the other side end if it sends no files, as we do; or say that it does not
-        know what that is.
-        """
+        """Have the other side end if it sends no files, as we do."""
         try:
             readAnswer(await connection.request(asking("receive")))
         except RequestFailed:

@@ -19,9 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aesm.messages.stream import Packet
-from aesm.text import escape
-
-__all__ = ["JSON", "PLAIN", "Form"]
+from aesm.text import asciiJSON, escape
 
 
 class Form(NamedTuple):
@@ -67,8 +65,7 @@ def _showJSON(packet: Packet) -> bytes:
         fields["base64"] = base64.b64encode(packet.data).decode("ascii")
     else:
         fields["data"] = packet.data
-    # JSON escapes all other control characters, but lets DEL through.
-    return json.dumps(fields).replace("\x7f", "\\u007f").encode("ascii") + b"\n"
+    return asciiJSON(fields).encode("ascii") + b"\n"
 
 
 def _readJSON(line: bytes) -> str | bytes | None:

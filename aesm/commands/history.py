@@ -30,21 +30,6 @@ from aesm.secure.places import hostOf
 from aesm.secure.refusals import OTHERS
 from aesm.text import escape
 
-__all__ = [
-    "HASH",
-    "Broken",
-    "Line",
-    "Query",
-    "asJSON",
-    "entriesOf",
-    "isAbout",
-    "linesOf",
-    "moment",
-    "shown",
-    "verified",
-    "whoWasIn",
-]
-
 Entry = dict[str, Any]
 
 GZIP = b"\x1f\x8b"

@@ -9,15 +9,13 @@ import base64
 import shlex
 from pathlib import Path
 
-from aesm.commands.command import Command
+from aesm.commands.command import Command, parameter
 from aesm.commands.output import writeError, writeLine
 from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PSK, PrivateKey
 from aesm.trust.picture import picture
 from aesm.trust.servers import KnownServers
-
-__all__ = ["KeygenOptions", "KnownOptions", "PSKOptions", "PubkeyOptions"]
 
 
 class KeygenOptions(Command):
@@ -117,7 +115,7 @@ class KnownOptions(Command):
     synopsis = "[--forget HOST:PORT]"
     longdesc = "Lists the servers that are known, and the key that each must have."
     optParameters = [
-        ["forget", None, None, "Forget the keys of this server instead."],
+        parameter("forget", "Forget the keys of this server instead."),
     ]
 
     def run(self) -> int:

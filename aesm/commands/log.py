@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from twisted.python import usage
 
-from aesm.commands.command import Command
+from aesm.commands.command import Command, parameter
 from aesm.commands.history import (
     HASH,
     Broken,
@@ -23,8 +23,6 @@ from aesm.commands.history import (
     whoWasIn,
 )
 from aesm.commands.output import writeError, writeLine
-
-__all__ = ["LogOptions"]
 
 
 class LogOptions(Command):
@@ -41,12 +39,12 @@ class LogOptions(Command):
         "out or put in."
     )
     optParameters = [
-        ["since", None, None, "Show what was at this TIME, and after it."],
-        ["until", None, None, "Show what was at this TIME, and before it."],
-        ["at", None, None, "Show who was in at this TIME."],
-        ["who", None, None, "Show what concerns WHO."],
-        ["event", None, None, "Show only accepted, lost, refused, probed, ..."],
-        ["expect", None, None, "With --verify: a hash that the chain had once."],
+        parameter("since", "Show what was at this TIME, and after it."),
+        parameter("until", "Show what was at this TIME, and before it."),
+        parameter("at", "Show who was in at this TIME."),
+        parameter("who", "Show what concerns WHO."),
+        parameter("event", "Show only accepted, lost, refused, probed, ..."),
+        parameter("expect", "With --verify: a hash that the chain had once."),
     ]
     optFlags = [
         ["refused", None, "Show who was refused, and why: --event refused."],

@@ -23,8 +23,6 @@ from zope.interface import provider
 from aesm.commands.output import writeError
 from aesm.commands.signals import endAtOnce
 
-__all__ = ["CoroutineRunner", "reportingTrust"]
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -38,13 +36,13 @@ def _reportTrust(event: LogEvent) -> None:
 
 
 @contextmanager
-def reportingTrust() -> Iterator[None]:
-    """Tell the user in the meantime about first contacts, and who is not let in."""
-    globalLogPublisher.addObserver(_reportTrust)
+def observing(observer: ILogObserver = _reportTrust) -> Iterator[None]:
+    """Observe the log in the meantime, for first contacts and who is not let in."""
+    globalLogPublisher.addObserver(observer)
     try:
         yield
     finally:
-        globalLogPublisher.removeObserver(_reportTrust)
+        globalLogPublisher.removeObserver(observer)
 
 
 class CoroutineRunner:

@@ -14,21 +14,11 @@ from typing import Any
 
 from twisted.python import usage
 
-from aesm.commands.command import Command
+from aesm.commands.command import Command, parameter
 from aesm.commands.control import CONTROL_FILE, NotDone, ask
 from aesm.commands.output import writeLine
 from aesm.commands.watch import showOnce, watch
 from aesm.trust.files import expanded, stateDirectory
-
-__all__ = [
-    "AuthorizeOptions",
-    "DrainOptions",
-    "KickOptions",
-    "ReloadOptions",
-    "RevokeOptions",
-    "StatusOptions",
-]
-
 
 LISTED = 100  # connections, unless there is less room, or more are asked for
 
@@ -38,13 +28,11 @@ class _Operation(Command):
 
     wrongUsage = 2
     optParameters = [
-        [
+        parameter(
             "control",
-            None,
-            None,
             "The server's control socket, as it was started with. [default: "
             f"{CONTROL_FILE} in the state directory]",
-        ]
+        ),
     ]
 
     def ask(self, command: str, **fields: Any) -> dict[str, Any]:
@@ -101,7 +89,7 @@ class KickOptions(_Operation):
         "Ends the connections of a client, and its sessions. It may come back: "
         "`aesm revoke` keeps it out."
     )
-    optParameters = [["reason", None, "", "Words for the client and the log."]]
+    optParameters = [parameter("reason", "Words for the client and the log.", "")]
 
     def parseArgs(self, who: str) -> None:  # type: ignore[override]
         """Take whom."""
@@ -180,7 +168,7 @@ class DrainOptions(_Operation):
         "each at a moment of its own."
     )
     optParameters = [
-        ["over", None, None, "Seconds within which they come back. [default: 30]"]
+        parameter("over", "Seconds within which they come back. [default: 30]")
     ]
 
     def postOptions(self) -> None:

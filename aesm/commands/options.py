@@ -15,41 +15,25 @@ from twisted.internet.interfaces import (
 from twisted.plugin import getPlugins
 from twisted.python import usage
 
-from aesm.commands.command import NotUsable
+from aesm.commands.command import NotUsable, parameter
 from aesm.errors import KeyFileError
 from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey
 
-__all__ = [
-    "CLUSTER_OPTIONS",
-    "DEFAULT_LISTEN",
-    "DEFAULT_NAME",
-    "NAME_OPTION",
-    "endpointReason",
-    "inCode",
-    "inOptions",
-    "listenEndpoint",
-    "ownKey",
-]
-
 DEFAULT_NAME = "aesm"
 DEFAULT_LISTEN = "tcp:8765:interface=127.0.0.1"
-# For C{optParameters} of C{usage.Options}.
-NAME_OPTION = [
-    *("name", None, DEFAULT_NAME),
-    "Name of the application, the same at both sides.",
-]
+NAME_OPTION = parameter(
+    "name", "Name of the application, the same at both sides.", DEFAULT_NAME
+)
 CLUSTER_OPTIONS = [
-    [
+    parameter(
         "cluster",
-        None,
-        None,
         "Redis in which the nodes of a cluster keep their sessions: redis://HOST:PORT, "
         "rediss://, redis+unix:///PATH or redis+sentinel://HOST,HOST,HOST/NAME.",
-    ],
-    ["cluster-name", None, "aesm", "What the cluster is called there."],
-    ["cluster-password", None, None, "File of the engine's password, mode 0600."],
+    ),
+    parameter("cluster-name", "What the cluster is called there.", "aesm"),
+    parameter("cluster-password", "File of the engine's password, mode 0600."),
 ]
 # What Python says of an endpoint string's words, which are arguments to it.
 _PYTHON_SAYS = {

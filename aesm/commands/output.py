@@ -20,8 +20,6 @@ from typing import Any, TextIO
 
 from aesm.text import escape
 
-__all__ = ["OutputLost", "openStandardFiles", "writeError", "writeLine"]
-
 STANDARD_FILES = (0, 1, 2)
 ERROR_PATIENCE = 2.0  # seconds until a line on standard error is waited for no more
 

@@ -24,8 +24,6 @@ from aesm.commands.output import writeError
 from aesm.status.units import seconds, size
 from aesm.text import escape
 
-__all__ = ["Bars", "Lines", "progressFor"]
-
 INTERVAL = 10.0  # seconds between two lines about a file
 
 
@@ -37,9 +35,7 @@ def progressFor(clock: IReactorTime) -> Lines:
 
 
 class _Course:
-    """
-    How a file fares: what was there when it began, what is, and what was said of it.
-    """
+    """How a file fares: what was there when it began, what is, and what was said."""
 
     def __init__(self, now: float, done: int, size: int) -> None:
         self.begun = self.told = now
@@ -52,7 +48,6 @@ class Lines:
     """Says at intervals how far files are."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        """@param clock: keeps time."""
         self._clock = clock
         self._courses: dict[str, _Course] = {}
 

@@ -30,8 +30,6 @@ from aesm.files.sender import Requester, nameOf, sendFile, sentAll
 from aesm.messages.requests import RequestTimeout
 from aesm.trust.files import expanded
 
-__all__ = ["MOST_TOGETHER", "Sending"]
-
 END_TIMEOUT = 10.0  # seconds for the other side to hear that there is no more
 MOST_TOGETHER = 1 << 20  # bytes of small files: a cut makes them leave twice
 
@@ -91,11 +89,7 @@ class Sending:
         return together
 
     async def _send(self, connection: Requester, path: str) -> None:
-        """
-        Send a file.
-
-        @raise ConnectionClosed: as C{run}.
-        """
+        """Send a file; raises as C{run}."""
         name = nameOf(path)
         try:
             stored = await sendFile(connection, path, progress=self._progress)

@@ -17,13 +17,11 @@ from twisted.application.app import ReactorSelectionMixin
 from twisted.logger import globalLogBeginner
 from twisted.python import usage
 
-from aesm.commands.command import Command
+from aesm.commands.command import Command, parameter
 from aesm.commands.daemon import AESMService
 from aesm.commands.serverlog import FORMATS, LEVELS, logObserver
 from aesm.commands.signals import awaitInterrupt, endAtOnce
 from aesm.commands.tap import ServerOptions, makeService
-
-__all__ = ["ServeOptions", "runServer"]
 
 
 class ServeOptions(Command, ServerOptions, ReactorSelectionMixin):
@@ -31,14 +29,13 @@ class ServeOptions(Command, ServerOptions, ReactorSelectionMixin):
 
     wrongUsage = 2  # so that it is not started again and again
     optParameters = [
-        ["log-level", None, "info", f"What to log at least: {', '.join(LEVELS)}."],
-        [
+        parameter("log-level", f"What to log at least: {', '.join(LEVELS)}.", "info"),
+        parameter(
             "log-format",
-            None,
-            "text",
             "How to log, on standard error; text: lines for people, json: an object "
             "a line.",
-        ],
+            "text",
+        ),
     ]
 
     def postOptions(self) -> None:

@@ -27,8 +27,6 @@ from twisted.logger import (
 
 from aesm.text import escape
 
-__all__ = ["FORMATS", "LEVELS", "jsonLine", "logObserver", "textLine"]
-
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("text", "json")
 STANDARD_ERROR = 2

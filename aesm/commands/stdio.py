@@ -33,8 +33,6 @@ from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["MAX_LINE", "LineTooLong", "Stdio", "joinStandardFiles", "openStdio"]
-
 MAX_LINE = 32 << 20  # bytes: half of a connection's send buffer
 PIECE = 65536  # bytes that are copied at once: what a pipe holds
 
@@ -55,7 +53,6 @@ class Stdio(Protocol):
     transport: Any
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self.outputLost: Deferred[None] = Deferred()
         self._partial = bytearray()  # the input's last line, so far
         self._ended = False  # the input

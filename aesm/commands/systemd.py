@@ -26,8 +26,6 @@ from typing import Any
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-__all__ = ["Notifier"]
-
 _log = Logger(namespace="aesm.daemon")
 
 STATUS_INTERVAL = 5.0  # seconds between looks whether there is news

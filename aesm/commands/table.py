@@ -15,19 +15,8 @@ from typing import Any, NamedTuple
 from aesm.status.units import number, seconds, size
 from aesm.text import CUT, cellsOf, cut, escape
 
-__all__ = ["linesOf", "summaryOf"]
-
 KEY = 8  # characters of a key that stands for a name
 WIDEST = 24  # columns of a client's words
-
-# Units of time: from how many seconds on, what it is called, and its seconds.
-_TIMES: tuple[tuple[float, str, float], ...] = (
-    (1e-3, "ms", 1e-3),
-    (1.0, "s", 1.0),
-    (100.0, "m", 60.0),
-    (6000.0, "h", 3600.0),
-    (360_000.0, "d", 86_400.0),
-)
 
 Row = dict[str, Any]
 

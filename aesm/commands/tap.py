@@ -20,7 +20,7 @@ from twisted.plugin import getPlugins
 from twisted.python import usage
 
 from aesm.commands.activity import ActivityFile
-from aesm.commands.command import NotUsable
+from aesm.commands.command import NotUsable, parameter
 from aesm.commands.control import CONTROL_FILE
 from aesm.commands.daemon import AESMService
 from aesm.commands.options import (
@@ -47,8 +47,6 @@ from aesm.store.sqlite import MAX_SIZE, SpoolFile
 from aesm.text import escape
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import nextKeyOf
-
-__all__ = ["Options", "ServerOptions", "makeService"]
 
 _log = Logger(namespace="aesm.control")
 
@@ -96,115 +94,88 @@ class ServerOptions(usage.Options):
     ]
     optParameters = [
         NAME_OPTION,
-        ["key", None, None, "File of the server's key, as aesm keygen makes it."],
-        ["psk", None, None, "File of a pre-shared key, which clients must have too."],
-        [
+        parameter("key", "File of the server's key, as aesm keygen makes it."),
+        parameter("psk", "File of a pre-shared key, which clients must have too."),
+        parameter(
             "authorized-keys",
-            None,
-            None,
             "File of the clients to let in, one 'KEY NAME' a line; SIGHUP reads it "
             "again at once.",
-        ],
-        ["handler", None, "relay", "What to do with messages; see below."],
-        [
+        ),
+        parameter("handler", "What to do with messages; see below.", "relay"),
+        parameter(
             "max-connections",
-            None,
-            None,
             "Connections in all. [default: as many as the limit on open files allows, "
             f"at most {MAX_CONNECTIONS}]",
-        ],
-        [
+        ),
+        parameter(
             "max-connections-per-host",
-            None,
-            None,
             "Connections of one host. [default: a quarter of those in all]",
-        ],
-        [
+        ),
+        parameter(
             "messages-per-key",
-            None,
-            None,
             "Messages of one key, a second, for the handler. [default: the handler's]",
-        ],
-        [
+        ),
+        parameter(
             "bytes-per-key",
-            None,
-            None,
             "Bytes of these messages, a second. [default: the handler's]",
-        ],
-        ["max-message", None, DEFAULT_MAX_MESSAGE, "Bytes of the largest message."],
-        ["heartbeat", None, DEFAULT_HEARTBEAT, "Seconds between signs of life."],
-        ["handshake-timeout", None, HANDSHAKE_TIMEOUT, "Seconds to get in."],
-        [
+        ),
+        parameter("max-message", "Bytes of the largest message.", DEFAULT_MAX_MESSAGE),
+        parameter("heartbeat", "Seconds between signs of life.", DEFAULT_HEARTBEAT),
+        parameter("handshake-timeout", "Seconds to get in.", HANDSHAKE_TIMEOUT),
+        parameter(
             "session-grace",
-            None,
-            SESSION_GRACE,
             "Seconds that a client whose connection is cut has to come back.",
-        ],
-        [
+            SESSION_GRACE,
+        ),
+        parameter(
             "drain-rate",
-            None,
-            DRAIN_RATE,
             "Clients a second that are told to go on at other nodes of the cluster "
             "when this one ends.",
-        ],
-        [
+            DRAIN_RATE,
+        ),
+        parameter(
             "spool",
-            None,
-            None,
             "File in which sessions and their messages outlive this process.",
-        ],
-        [
+        ),
+        parameter(
             "spool-sync",
-            None,
-            "normal",
             "What the spool survives; normal: that the process is killed, full: a loss "
             "of power.",
-        ],
-        ["spool-max", None, MAX_SIZE, "Bytes that the spool may have."],
+            "normal",
+        ),
+        parameter("spool-max", "Bytes that the spool may have.", MAX_SIZE),
         *CLUSTER_OPTIONS,
-        [
+        parameter(
             "cluster-sync",
-            None,
-            "primary",
             "What has what is acknowledged: primary, replica or disk.",
-        ],
-        [
+            "primary",
+        ),
+        parameter(
             "cluster-key",
-            None,
-            None,
             "File of a key, as aesm psk makes it, that seals what is there.",
-        ],
-        [
+        ),
+        parameter(
             "node",
-            None,
-            None,
             "What this node is called. [default: the name of this machine]",
-        ],
-        [
+        ),
+        parameter(
             "activity-log",
-            None,
-            None,
             "File to append clients' coming and going to, opened anew at SIGHUP; - for "
             "standard output.",
-        ],
-        [
+        ),
+        parameter(
             "control",
-            None,
-            None,
             "Socket at which `aesm status` and others find the server. [default: "
             f"{CONTROL_FILE} in the state directory]",
-        ],
-        [
+        ),
+        parameter(
             "status",
-            None,
-            None,
             "Endpoint of a page that shows how the server is, and of /metrics, such as "
             "tcp:9100:interface=127.0.0.1 or unix:PATH.",
-        ],
+        ),
     ]
 
     def __init__(self) -> None:
-        """Start with nothing given."""
         super().__init__()
         self["listen"] = []
         self.factory: AESMServerFactory

@@ -7,7 +7,6 @@ C{aesm status}, on a terminal or anywhere else: once, or again and again::
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -21,8 +20,7 @@ from aesm.commands.control import NotDone
 from aesm.commands.output import writeLine
 from aesm.commands.signals import awaitInterrupt
 from aesm.commands.table import linesOf
-
-__all__ = ["showOnce", "watch"]
+from aesm.text import asciiJSON
 
 INTERVAL = 2.0  # seconds
 # xterm: the alternate screen, without a cursor, and back.
@@ -67,15 +65,10 @@ def _shown(ask: Ask, asJSON: bool) -> list[str]:
     size = None if asJSON else _size()
     if size is None:
         answer = ask(None)
-        return [_json(answer)] if asJSON else linesOf(answer, None)
+        return [asciiJSON(answer)] if asJSON else linesOf(answer, None)
     # One line is for the prompt.
     columns, height = size.columns, size.lines - 1
     return linesOf(ask(height), columns, height)
-
-
-def _json(answer: dict[str, Any]) -> str:
-    """Write an answer for programs, in printable ASCII."""
-    return json.dumps(answer).replace("\x7f", "\\u007f")
 
 
 def _size() -> os.terminal_size | None:

@@ -50,8 +50,6 @@ from aesm.noise import KeyPair
 from aesm.secure.hosts import clientEndpoint
 from aesm.trust.keys import PSK, PrivateKey, PublicKey
 
-__all__ = ["Options", "Program", "examine", "main"]
-
 OK, BROKEN, UNUSABLE = 0, 1, 2  # exit statuses
 UNTIL_KILLED = 5.0  # seconds for a client to end when it is told to
 AGAIN = 0.1  # seconds until a client that has ended is started again
@@ -80,7 +78,6 @@ class Options(Command):
     ]
 
     def __init__(self) -> None:
-        """Start with nothing given."""
         super().__init__()
         self["only"] = []
         self.arguments: tuple[str, ...] = ()

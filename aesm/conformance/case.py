@@ -45,23 +45,6 @@ from aesm.conformance.wire import (
 from aesm.errors import AESMError
 from aesm.noise import KeyPair
 
-__all__ = [
-    "BOTH",
-    "CHECKS",
-    "CLIENT",
-    "FIRST",
-    "LAST",
-    "LONGEST",
-    "SERVER",
-    "Case",
-    "Check",
-    "NotApplicable",
-    "Run",
-    "Subject",
-    "breach",
-    "check",
-]
-
 LONGEST = 45.0  # seconds that a check waits for a peer's time-outs, before patience
 SERVER, CLIENT = "server", "client"
 FIRST, LAST = -1, 1  # when a check begins
@@ -124,7 +107,8 @@ def check(
         group = run.__module__.rpartition(".")[2]
         words = re.sub("([A-Z]|[0-9]+)", r"-\1", run.__name__).lower()
         says = " ".join((run.__doc__ or "").split())
-        _add(f"{group}.{words}", requirement, says, roles or BOTH, must, begins, run)
+        name = f"{group}.{words}"
+        add(name, requirement, says, run, *roles, must=must, begins=begins)
         return run
 
     return register
@@ -133,7 +117,7 @@ def check(
 def breach(
     name: str,
     requirement: str,
-    says: str,
+    what: str,
     do: Callable[[Peer], object],
     *codes: int,
     roles: tuple[str, ...] = BOTH,
@@ -143,6 +127,7 @@ def breach(
     """
     Make a check that a breach of the rules is answered with a CLOSE.
 
+    @param what: names it, as the check's sentence begins.
     @param do: commits it.
     @param needs: what the peer must have said that it takes, C{"requests"}.
     @param hello: what we say of ourselves.
@@ -159,22 +144,37 @@ def breach(
         if peer.messages:
             raise Unmet("it took what was sent as a message, too")
 
-    _add(name, requirement, says, roles, True, 0, run)
+    says = f"{what} is answered with CLOSE {' or '.join(map(str, codes))}."
+    add(name, requirement, says, run, *roles)
 
 
-def _add(
+def add(
     name: str,
     requirement: str,
     says: str,
-    roles: tuple[str, ...],
-    must: bool,
-    begins: int,
     run: Run,
+    *roles: str,
+    must: bool = True,
+    begins: int = 0,
 ) -> None:
-    """List a check."""
+    """List a check, of what L{Check} says."""
     if name in CHECKS or not says:
         raise ValueError(f"{name} is there already, or says nothing")
-    CHECKS[name] = Check(name, requirement, says, roles, must, begins, run)
+    CHECKS[name] = Check(name, requirement, says, roles or BOTH, must, begins, run)
+
+
+def sends(
+    kind: int, body: bytes = b"", size: int | None = None
+) -> Callable[[Peer], object]:
+    """Make a breach of one frame, which counts as nothing, or of its header."""
+    return lambda peer: peer.channel.write(peer.channel.encode(kind, body, size))
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    """Flip a bit of one byte."""
+    changed = bytearray(data)
+    changed[position] ^= 1
+    return bytes(changed)
 
 
 class _Factory(Factory):
@@ -183,7 +183,6 @@ class _Factory(Factory):
     noisy = False
 
     def __init__(self, make: Callable[[], Wire]) -> None:
-        """@param make: makes one."""
         self._make = make
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
@@ -199,7 +198,6 @@ class Subject:
     @ivar key: its static public key, where it is known or was seen.
     @ivar identity: our key pair where it must be the same all the time.
     @ivar suite: which we offer.
-    @ivar said: what its hello or WELCOME said at the last look.
     @ivar keeps: whether it keeps the sessions of clients that are cut, which a server
         should.
     """
@@ -222,7 +220,6 @@ class Subject:
         self.patience = patience
         self.suites = tuple(self.withPSK(suite) for suite in SUITES)
         self.suite = self.suites[0]
-        self.said: dict[str, Any] = {}
         self.keeps = True
         self.ours = identity or KeyPair.generate()
         self.factory = _Factory(self._incoming)
@@ -283,7 +280,6 @@ class Case:
     """
 
     def __init__(self, subject: Subject) -> None:
-        """Start without a connection."""
         self.subject = subject
         isServer = subject.role == SERVER
         self.key = subject.ours
@@ -381,7 +377,6 @@ class Case:
         else:
             channel, said = admitted or await self.admit()
             peer = await self.welcome(channel, said, hello)
-        self.subject.said = peer.said
         self._peers.append(peer)
         return peer
 

@@ -23,8 +23,6 @@ from aesm.server.registry import Connections
 from aesm.trust.keys import PrivateKey
 from aesm.trust.servers import Pinned
 
-__all__ = ["EchoClient"]
-
 DELAY = 0.1  # seconds until it comes back
 HEARTBEAT = 2.0  # seconds, so that what waits for it does not take long
 

@@ -12,8 +12,6 @@ from typing import Any
 
 from aesm.conformance.wire import Unmet
 
-__all__ = ["SESSION", "encoded", "parsed"]
-
 MAX_HELLO = 2048  # bytes, docs/protocol.md, section 8
 SESSION = re.compile("[0-9a-fA-F]{32}")
 

@@ -17,17 +17,6 @@ from typing import Any
 
 from aesm.conformance.wire import PROMPT, Channel, Ended, Frame, Kind, Silent, Unmet
 
-__all__ = [
-    "WINDOW",
-    "Peer",
-    "acknowledges",
-    "batch",
-    "close",
-    "cost",
-    "request",
-    "response",
-]
-
 OVERHEAD = 64  # bytes, docs/protocol.md, section 7
 WINDOW = 16 << 20  # bytes, docs/protocol.md, section 8
 MAX_BATCH = 65506  # bytes that the messages of one count

@@ -44,18 +44,6 @@ from aesm.conformance.checks import (  # noqa: F401  # each lists its own
 from aesm.conformance.wire import Unmet
 from aesm.noise import hybridSupported
 
-__all__ = [
-    "FAIL",
-    "NOT_APPLICABLE",
-    "PASS",
-    "WARN",
-    "Outcome",
-    "chosen",
-    "probe",
-    "run",
-    "summary",
-]
-
 AT_ONCE = 16  # checks of a server, by the side of each other
 PASS, FAIL, WARN, NOT_APPLICABLE = "pass", "fail", "warn", "n/a"
 

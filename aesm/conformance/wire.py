@@ -29,21 +29,6 @@ from twisted.python.failure import Failure
 from aesm.errors import AESMError
 from aesm.noise import CipherState, HandshakeState, KeyPair
 
-__all__ = [
-    "PROMPT",
-    "Answer",
-    "Channel",
-    "Dial",
-    "Ended",
-    "Frame",
-    "Kind",
-    "Silent",
-    "Unmet",
-    "Wire",
-    "ZeroKey",
-    "frame",
-]
-
 PROMPT = 5.0  # seconds for what a peer does at once, before patience
 MAX_PLAINTEXT = 65519  # docs/protocol.md, section 4
 REKEY = 65536  # records, docs/protocol.md, section 4
@@ -267,7 +252,6 @@ class Answer:
     noise: HandshakeState
 
     def __init__(self, wire: Wire, key: KeyPair, name: str, psk: bytes | None) -> None:
-        """Take nothing yet."""
         self.wire = wire
         self.suite = ""
         self.ephemeral: KeyPair | None = None

@@ -171,12 +171,7 @@ class Place:
             os.unlink(self.path)
 
     def _complete(self) -> Opened | None:
-        """
-        Look for the file, as a former process may have received it.
-
-        @return: None if it is not there.
-        @raise RequestFailed: all names are taken.
-        """
+        """Look for the file, as a former process may have received it."""
         wanted = self.offer.size, self.offer.mtime
         for name in names(self.name):
             path = self._folder.path / name
@@ -191,12 +186,7 @@ class Place:
         raise self._tooMany()
 
     def _claim(self, descriptor: int) -> int:
-        """
-        Lock the file, and see whether there is room for the rest of it.
-
-        @return: how many bytes are there.
-        @raise RequestFailed: as C{open}.
-        """
+        """Lock the file, see whether the rest has room, and tell what is there."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -210,11 +200,7 @@ class Place:
         raise self._busy()
 
     def _room(self, descriptor: int, status: os.stat_result) -> int:
-        """
-        See whether there is room for the rest.
-
-        @raise RequestFailed: there is none, or it is no file of ours.
-        """
+        """See whether there is room for the rest; C{RequestFailed} if not."""
         if not stat.S_ISREG(status.st_mode):
             raise RequestFailed(FileCode.CANNOT_WRITE, "something else is in its place")
         if status.st_size > self.offer.size:

@@ -99,12 +99,7 @@ class _Incoming:
         self._progress(self.name, self.received, self.offer.size)
 
     def add(self, chunk: Chunk) -> None:
-        """
-        Write a chunk.
-
-        @raise RequestFailed: it is not what comes next.
-        @raise OSError: it cannot be written.
-        """
+        """Write a chunk; C{RequestFailed} if it is not what comes next."""
         end = chunk.offset + len(chunk.data)
         if chunk.offset != self.received or end > self.offer.size:
             raise RequestFailed(FileCode.MALFORMED, "the chunk does not come next")
@@ -146,19 +141,11 @@ class _Incoming:
         return self._file.call(self.place.drop)
 
     def close(self) -> Deferred[None]:
-        """
-        Let go of it; what is written stays.
-
-        @return: as C{closed}.
-        """
+        """Let go of it; what is written stays."""
         return self._file.close()
 
     def closed(self) -> Deferred[None]:
-        """
-        Wait for that.
-
-        @return: fires once somebody else can have it.
-        """
+        """Wait until somebody else can have it."""
         return self._file.closed()
 
 
@@ -261,19 +248,11 @@ class FileReceiver(MessageHandler):
     # IMessageHandler
 
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
-        """
-        What is no request is no file.
-
-        @see: L{IMessageHandler.packetReceived}
-        """
+        """What is no request is no file."""
         connection.closeWith(CloseCode.PROTOCOL_ERROR, "this is for files only")
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
-        """
-        Nothing more comes from there.
-
-        @see: L{IMessageHandler.connectionLost}
-        """
+        """Nothing more comes from there."""
         for token, incoming in list(self._incoming.items()):
             if incoming.connection is connection:
                 self._end(token).close()
@@ -385,12 +364,7 @@ class FileReceiver(MessageHandler):
     async def _begin(
         self, connection: Connection, place: Place, begun: Deferred[str]
     ) -> str:
-        """
-        Begin to receive a file, or go on with it.
-
-        @param begun: has fired if nobody waits for the answer any more.
-        @return: the answer.
-        """
+        """Begin to receive a file, or go on with it, and give the answer."""
         try:
             self._checkRoom(connection)
             opened = await self._inThread(place.open)
@@ -428,11 +402,7 @@ class FileReceiver(MessageHandler):
                 )
 
     def _find(self, connection: Connection, token: bytes) -> _Incoming:
-        """
-        Find a file by its token.
-
-        @raise RequestFailed: it has none of that token.
-        """
+        """Find a file by its token; C{RequestFailed} if there is none."""
         incoming = self._incoming.get(token)
         if incoming is None or incoming.connection is not connection:
             raise RequestFailed(FileCode.UNKNOWN, "no such file is offered")

@@ -172,11 +172,7 @@ def readAnswer(data: object, **fields: type) -> list[Any]:
 
 
 def _offer(fields: dict[str, Any]) -> Offer:
-    """
-    Read an offer.
-
-    @raise ValueError: it cannot be.
-    """
+    """Read an offer; C{ValueError} if it cannot be."""
     offer = Offer(*(fields[name] for name in ("name", "size", "mtime", "executable")))
     types = str, int, int, bool
     if [type(value) for value in asdict(offer).values()] != list(types):
@@ -188,11 +184,7 @@ def _offer(fields: dict[str, Any]) -> Offer:
 
 
 def _object(text: object) -> dict[str, Any]:
-    """
-    Read a JSON object.
-
-    @raise RequestFailed: it is something else.
-    """
+    """Read a JSON object; C{RequestFailed} if it is something else."""
     if not isinstance(text, str) or len(text) > MOST_TEXT:
         raise _malformed("it is no text, or too long")
     try:

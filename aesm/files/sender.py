@@ -155,12 +155,7 @@ async def _send(
 
 
 def _open(path: AnyPath, inThread: InThread) -> tuple[DiskFile, Offer]:
-    """
-    Open a file.
-
-    @return: the file, and what is offered.
-    @raise OSError: it cannot be opened, or is no regular file.
-    """
+    """Open a file, and say what is offered."""
     full = os.fspath(expanded(path))
     # O_NONBLOCK: to open a FIFO would wait for who writes to it.
     descriptor = os.open(full, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -201,11 +196,7 @@ class _Sending:
         self._ahead: deque[tuple[int, Deferred[Any]]] = deque()
 
     async def run(self) -> str:
-        """
-        Offer the file, and send what the receiver does not have.
-
-        @return: the name that it has there.
-        """
+        """Offer the file, send what is missing, and give its name over there."""
         token, offset = await self._begin()
         if not 0 <= offset <= self._offer.size:
             raise RequestFailed(FileCode.MALFORMED, "the answer is out of range")
@@ -258,12 +249,7 @@ class _Sending:
         ended.addErrback(lambda failure: None)
 
     async def _sendFrom(self, offset: int) -> str:
-        """
-        Send all that comes behind an offset.
-
-        @return: the SHA-256 of the whole file.
-        @raise FileChanged: it is no more what was offered.
-        """
+        """Send all that comes behind an offset, and give the SHA-256 of all."""
         try:
             await self._sendChunks(offset)
             sha256 = await self._file.digest(self._offer.size)
@@ -307,11 +293,7 @@ class _Sending:
             self._progress(self._offer.name, done, self._offer.size)
 
     def _check(self) -> None:
-        """
-        See whether the file is still the one that was offered.
-
-        @raise FileChanged: it is not.
-        """
+        """See whether the file is still what was offered; C{FileChanged} if not."""
         status = os.fstat(self._file.descriptor)
         if (status.st_size, status.st_mtime_ns) != (
             self._offer.size,
@@ -321,11 +303,7 @@ class _Sending:
 
 
 def _token(text: str) -> bytes:
-    """
-    Read a token.
-
-    @raise RequestFailed: it is none.
-    """
+    """Read a token; C{RequestFailed} if it is none."""
     try:
         token = bytes.fromhex(text)
     except ValueError:

@@ -23,17 +23,6 @@ from aesm.core.messages.outbox import Outbox
 from aesm.errors import AESMError, PeerAway, closedError
 from aesm.messages.deferred import ReactorDeferred
 
-__all__ = [
-    "NEVER",
-    "AckCount",
-    "Acknowledgement",
-    "FailedAcknowledgement",
-    "LazyDeferred",
-    "PromptAcknowledgement",
-    "acknowledgementOf",
-    "promptly",
-]
-
 _T = TypeVar("_T")
 
 # A count that is never acknowledged, since nothing was sent: its Deferred fails at the
@@ -254,7 +243,6 @@ class PendingAcks:
     __slots__ = ("_acknowledgements", "_draining", "_outbox")
 
     def __init__(self, outbox: Outbox) -> None:
-        """Start with nobody waiting."""
         self._outbox = outbox
         # A heap, because they are used, and so come here, in any order.
         self._acknowledgements: list[tuple[int, int, Acknowledgement]] = []  # a heap

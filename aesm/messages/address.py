@@ -12,8 +12,6 @@ from twisted.internet.interfaces import IAddress
 from aesm.text import escape
 from aesm.trust.locations import canonicalAddress
 
-__all__ = ["Address", "addressOf", "addressText"]
-
 Address = tuple[str, int] | str
 
 

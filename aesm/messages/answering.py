@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.requests import Request
 
-__all__ = ["MOST_RUNNING", "Answering"]
-
 _log: Final = Logger(namespace="aesm.handler")
 
 # Requests of one connection that a handler has at a time; the next one, and what is
@@ -38,11 +36,7 @@ ANSWERS: Final = (str, bytes, bytearray, memoryview)
 
 
 def _notTaken(connection: Connection, request: Request) -> None:
-    """
-    Refuse a request: the handler has no method for any.
-
-    @raise RequestFailed: always.
-    """
+    """Refuse a request: the handler has no method for any."""
     raise RequestFailed(CloseCode.NOT_TAKEN, "no requests are taken here")
 
 
@@ -65,7 +59,6 @@ class Answering:
     )
 
     def __init__(self, handler: IMessageHandler, connection: Connection) -> None:
-        """Begin with none."""
         self._receive: Callable[[Any, Any], Any] = getattr(
             handler, "requestReceived", _notTaken
         )
@@ -148,12 +141,7 @@ class Answering:
         return True
 
     def _cbDone(self, result: Any, request: Request) -> Deferred[Any] | None:
-        """
-        Send the answer.
-
-        @return: fires once there was room for it; None if there is.
-        @raise TypeError: the handler has given none.
-        """
+        """Send the answer; fires once there was room for it, if there is none now."""
         if not request.isOpen:  # it has answered by itself
             return None
         if not isinstance(result, ANSWERS):

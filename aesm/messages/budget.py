@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from aesm.messages.owner import ConnectionOwner
     from aesm.trust.keys import PublicKey
 
-__all__ = ["Budget", "heldBy", "hold", "releasableOf"]
-
 
 class Registry(Protocol):
     """Who is connected, and with which keys."""

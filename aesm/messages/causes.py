@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from aesm.messages.requests import Request
     from aesm.messages.stream import Packet
 
-__all__ = ["CAUSE", "CausingHandler"]
-
 CAUSE: Final[ContextVar[Connection | None]] = ContextVar("CAUSE", default=None)
 
 

@@ -52,13 +52,12 @@ if TYPE_CHECKING:
     from aesm.core.messages.frames import EncodedResponse, Messages
     from aesm.core.messages.session import Session
     from aesm.messages.address import Address
-    from aesm.messages.owner import ConnectionOwner, PacketDispatcher
+    from aesm.messages.dispatcher import Dispatcher
+    from aesm.messages.owner import ConnectionOwner
     from aesm.messages.protocol import AESMProtocol
     from aesm.messages.requests import Resender
     from aesm.messages.stream import Arrivals
     from aesm.trust.keys import PublicKey
-
-__all__ = ["Connection"]
 
 _CLOSING: Final = frozenset({ConnectionState.UNSENDABLE, ConnectionState.OVER})
 BATCH_MICROS: Final = 1000  # of messages to send together, while nothing carries them
@@ -112,7 +111,7 @@ class Connection:
         @param arrivals: the registry's order of arrival, or None.
         """
         self.session = session
-        self.dispatcher: PacketDispatcher | None = None
+        self.dispatcher: Dispatcher | None = None
         self.suite, self.handshakeHash = "", b""
         self.closeSlow = closeSlow
         self._owner = owner
@@ -323,12 +322,7 @@ class Connection:
             self._protocol.sending()
 
     def _beginBatch(self) -> int:
-        """
-        Check that messages may be sent in this turn of the event loop.
-
-        @return: their time, microseconds since the Unix epoch.
-        @raise AESMError: they may not.
-        """
+        """Check that messages may be sent in this turn, and tell their time."""
         if self._reason is not None:
             raise closedError(self._reason)
         budget = self._owner.budget

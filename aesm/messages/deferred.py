@@ -20,9 +20,8 @@ from types import DynamicClassAttribute
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
-
-__all__ = ["Gate", "ReactorDeferred", "resultNow"]
 
 _T = TypeVar("_T")
 
@@ -68,15 +67,10 @@ class Gate:
     """What several wait for, each of whom may give up."""
 
     def __init__(self) -> None:
-        """Let nobody through."""
         self._waiting: deque[Deferred[None]] = deque()
 
     def wait(self) -> Deferred[None]:
-        """
-        Wait.
-
-        @return: fires, or fails, as C{open} says.  Can be cancelled.
-        """
+        """Wait until C{open}, which may fail this; it can be cancelled."""
         waiting: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         return waiting
@@ -89,6 +83,22 @@ class Gate:
         """
         while self._waiting:
             self._waiting.popleft().callback(result)
+
+
+def ignore(*arguments: object) -> None:
+    """Do nothing, where something is to be called and nobody is to be told."""
+
+
+def cancelTimer(timer: IDelayedCall | None) -> None:
+    """Cancel what is to happen later, if it is."""
+    if timer is not None and timer.active():
+        timer.cancel()
+
+
+def untimed(result: _T, timer: IDelayedCall) -> _T:
+    """Cancel a deadline that is no longer needed, and pass the result on."""
+    cancelTimer(timer)
+    return result
 
 
 def resultNow(deferred: Deferred[_T]) -> _T:

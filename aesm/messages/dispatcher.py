@@ -34,8 +34,6 @@ from aesm.messages.turns import QUANTUM, Rates, Turns
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
-__all__ = ["DISPATCHER_TRANSITIONS", "Dispatcher", "DispatcherState"]
-
 _log: Final = Logger(namespace="aesm.handler")
 
 # The life of a dispatcher
@@ -238,7 +236,7 @@ class Dispatcher:
                 self.work()
 
     def asked(self, first: int, requests: Messages) -> None:
-        """Have requests answered, after all that came before them."""
+        """Have requests answered, from number C{first} on, after what came before."""
         if self._answering is None:
             self._answering = Answering(self._handler, self._connection)
         if self.state is not _IDLE or len(requests.data) > 1 or self._rates is not None:
@@ -324,9 +322,7 @@ class Dispatcher:
 
     def lost(self, reason: AESMError) -> Deferred[Any] | None:
         """
-        Tell the handler that the connection is over.
-
-        @return: fires once it is done with that, and never fails; None if it is.
+        Tell the handler of the end; fires, and never fails, once it is done with it.
         """
         return self._call(self._handler.connectionLost, self._connection, reason)
 
@@ -353,13 +349,7 @@ class Dispatcher:
             self._packets = packetsOf(repeat(messages.micros / 1e6), messages.data)
 
     def _takeItem(self, connection: Connection, item: tuple[int, Any, int]) -> object:
-        """
-        Hand over what is in a pile with requests.
-
-        @param item: when it was sent, what it is, and the number of a request, counted
-            from 1.
-        @return: as a handler's C{packetReceived}.
-        """
+        """Hand over what is in a pile with requests, numbered from 1."""
         micros, data, number = item
         answering = self._answering
         if number and answering is not None:
@@ -476,11 +466,7 @@ class Dispatcher:
     def _call(
         self, method: Callable[..., object], *args: object
     ) -> Deferred[Any] | None:
-        """
-        Call the application's code, and keep its errors to this connection.
-
-        @return: fires once it is done, and never fails; None if it is.
-        """
+        """Call the application; fires once it is done, and keeps errors to itself."""
         try:
             running = runningOf(method(*args))
         except Exception:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -35,8 +35,6 @@ from aesm.messages.turns import Rates, Turns
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
-
-__all__ = ["HANDLER_DEADLINE", "Handling", "Talk", "handlerOf", "handlingOf"]
 
 _log: Final = Logger(namespace="aesm.handler")
 
@@ -65,8 +63,12 @@ Talk = Callable[["Connection"], Coroutine[Deferred[Any], Any, object]]
 # here only: what is unread is left to the coroutine that is begun there for it.
 
 
-class Handling(Protocol):
-    """Does something with connections."""
+class Handling:
+    """Does something with connections; nothing, where there is no handler."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._running: dict[Deferred[Any], None] = {}  # what is not done
 
     def take(self, connection: Connection, causes: bool = False) -> None:
         """
@@ -97,6 +99,20 @@ class Handling(Protocol):
         @param deadline: seconds.
         @return: fires once it is done, or at the deadline.
         """
+        if not self._running:
+            return succeed(None)
+        done: Deferred[Any] = Deferred()
+        DeferredList(list(self._running)).addCallback(done.callback)
+        done.addTimeout(deadline, self._clock, lambda result, timeout: self._late())
+        return done.addCallback(lambda result: None)
+
+    def _run(self, running: Deferred[Any]) -> None:
+        """Take note of what is not done; it never fails."""
+        self._running[running] = None
+        running.addCallback(lambda result: self._running.pop(running))
+
+    def _late(self) -> None:
+        """It is not done in time."""
 
 
 def handlerOf(handler: object) -> IMessageHandler | Talk | None:
@@ -174,11 +190,7 @@ def handlingOf(
 def _ratesOf(
     handler: object, messages: float | None, bytes: float | None
 ) -> Rates | None:
-    """
-    Say how much a handler takes of one key, by the options or what it says itself.
-
-    @raise ValueError: an option has a value that it cannot have.
-    """
+    """Say how much a handler takes of one key, by the options or what it says."""
     if messages is None:
         messages = getattr(handler, "messagesPerKey", math.inf)
     if bytes is None:
@@ -187,37 +199,7 @@ def _ratesOf(
     return rates if rates.isBounded else None
 
 
-class _Waiting:
-    """Knows what a handler is not done with."""
-
-    def __init__(self, clock: IReactorTime) -> None:
-        """@param clock: measures the deadline."""
-        self._clock = clock
-        self._running: dict[Deferred[Any], None] = {}
-
-    def _run(self, running: Deferred[Any]) -> None:
-        """Take note of what is not done; it never fails."""
-        self._running[running] = None
-        running.addCallback(lambda result: self._running.pop(running))
-
-    def settled(self, deadline: float = HANDLER_DEADLINE) -> Deferred[None]:
-        """
-        Wait for all that is not done.
-
-        @return: fires once it is done, or at the deadline.
-        """
-        if not self._running:
-            return succeed(None)
-        done: Deferred[Any] = Deferred()
-        DeferredList(list(self._running)).addCallback(done.callback)
-        done.addTimeout(deadline, self._clock, lambda result, timeout: self._late())
-        return done.addCallback(lambda result: None)
-
-    def _late(self) -> None:
-        """It is not done in time."""
-
-
-class _Dispatching(_Waiting):
+class _Dispatching(Handling):
     """Hands each packet to a method of an object."""
 
     def __init__(
@@ -241,8 +223,7 @@ class _Dispatching(_Waiting):
         if connection.dispatcher is not None:
             connection.dispatcher.accepted()
 
-    def leftOver(self, connection: Connection) -> None:
-        """The handler was told of the end, and what it has not seen was not kept."""
+    # Of what is left over the handler was told, and what it has not seen was not kept.
 
     def detached(self, connection: Connection, reason: AESMError) -> None:
         """Tell a handler that wants to know."""
@@ -262,7 +243,7 @@ class _Dispatching(_Waiting):
                 self._run(running)
 
 
-class _Talking(_Waiting):
+class _Talking(Handling):
     """Runs a coroutine for each connection."""
 
     def __init__(
@@ -278,9 +259,6 @@ class _Talking(_Waiting):
         # What peers are told when they come back.
         self._left: dict[Connection, tuple[CloseCode, str]] = {}
         self._talks: dict[Connection, Deferred[object]] = {}  # that are running
-
-    def take(self, connection: Connection, causes: bool = False) -> None:
-        """Its packets stay where the coroutine takes them."""
 
     def accepted(self, connection: Connection) -> None:
         """Begin the coroutine."""
@@ -300,9 +278,6 @@ class _Talking(_Waiting):
         """Call the application's code, so that what a call raises is caught as well."""
         CAUSE.set(connection)  # in a context of its own
         await self._talk(connection)
-
-    def detached(self, connection: Connection, reason: AESMError) -> None:
-        """The coroutine goes on."""
 
     def attached(self, connection: Connection) -> None:
         """The coroutine goes on; or it has returned, which the peer is told now."""

@@ -1,90 +1,21 @@
 """
-Whom the protocols of a server, or the one of a client, tell what happens; and what
-hands packets to a handler.
+Whom the protocols of a server, or the one of a client, tell what happens.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from aesm.errors import AESMError, ConnectionClosed, quoted
 
 if TYPE_CHECKING:
-    from aesm.core.messages.frames import Messages
     from aesm.core.messages.traffic import Traffic
     from aesm.messages.budget import Budget
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
-    from aesm.messages.requests import Answer
     from aesm.secure.places import TokenBuckets
-
-__all__ = ["ConnectionOwner", "PacketDispatcher"]
-
-
-class PacketDispatcher(Protocol):
-    """What hands the packets of a connection to a handler."""
-
-    def accepted(self) -> None:
-        """Tell the handler of the connection."""
-
-    def gather(self) -> bool:
-        """
-        Wait for the last of several that arrive at once.
-
-        @return: whether C{work} is to be called then.
-        """
-
-    def arrived(self, messages: Messages) -> None:
-        """Hand over messages received."""
-
-    def asked(self, first: int, requests: Messages) -> None:
-        """
-        Have requests answered, after all that came before them.
-
-        @param first: the number of the first of them.
-        """
-
-    def returned(self, micros: int, answer: Answer) -> None:
-        """
-        Hand over the answer to what an earlier process has asked, after all that came
-        before it.
-
-        @param micros: when it was sent, microseconds since the Unix epoch.
-        """
-
-    def withdrawn(self, number: int) -> None:
-        """Nobody waits for the answer to a request any more."""
-
-    def settled(self, count: int, cost: int) -> None:
-        """
-        Count messages that were done with as they came, after all that came before
-        them.
-
-        @param cost: what they count for flow control, bytes.
-        """
-
-    def work(self) -> None:
-        """Hand over what was gathered."""
-
-    def detached(self, reason: AESMError) -> None:
-        """Tell the handler that the connection is cut, and may come back."""
-
-    def attached(self) -> None:
-        """Tell the handler that the client has come back."""
-
-    def lost(self, reason: AESMError) -> Deferred[Any] | None:
-        """
-        Tell the handler that the connection is over.
-
-        @return: fires once the handler is done with that, and never fails; None if it
-            is.
-        """
-
-    def stop(self) -> None:
-        """Hand over nothing more."""
 
 
 class ConnectionOwner:

@@ -20,8 +20,6 @@ from aesm.messages.stream import Packet, costOf
 if TYPE_CHECKING:
     from aesm.messages.requests import Answer
 
-__all__ = ["Pile", "chargeOf", "packetOf"]
-
 
 class Pile:
     """
@@ -39,7 +37,6 @@ class Pile:
     __slots__ = ("cost", "data", "micros", "numbers")
 
     def __init__(self) -> None:
-        """Start with none."""
         self.micros = array("Q")
         self.data: list[Any] = []
         self.numbers: array[int] | None = None

@@ -60,8 +60,6 @@ from aesm.messages.states import CARRIER_TRANSITIONS, CarrierState
 from aesm.secure.rawtransport import SHORT
 from aesm.secure.transport import SecureTransport
 
-__all__ = ["AESMProtocol"]
-
 LEAST_DELAY: Final = ACK_DELAY  # seconds between two looks at the deadline
 BUDGET: Final = 262144  # bytes of messages handed to the transport at once
 # The same at first after a cut, and the bytes of the first record, then doubled: over a
@@ -397,11 +395,7 @@ class AESMProtocol:
             self.connection.unsendable(reason)
 
     def _whyLost(self, value: BaseException | None) -> AESMError:
-        """
-        Settle why the connection is over.
-
-        @param value: what the transport says.
-        """
+        """Settle why the connection is over, with what the transport says."""
         if self._reason is not None:
             return self._reason
         if isinstance(value, AESMError):

@@ -64,16 +64,6 @@ from aesm.messages.stream import Packet, StreamOwner
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
-__all__ = [
-    "Answer",
-    "PendingAnswer",
-    "Request",
-    "RequestTimeout",
-    "Requests",
-    "sendAgain",
-    "waiting",
-]
-
 # What an open request takes beside its cost, counted in C{totalBuffer}, bytes: until it
 # is answered, and with a handler that is at work for it.
 REQUEST_MEMORY = 384
@@ -115,11 +105,7 @@ class PendingAnswer(ReactorDeferred["str | bytes"]):
     number = -1
 
     def limit(self, timeout: float | None, clock: IReactorTime) -> PendingAnswer:
-        """
-        Wait no longer than so many seconds; None for any time.
-
-        @return: itself.
-        """
+        """Wait no longer than so many seconds, None for any time; returns itself."""
         if timeout is not None:
             self.addTimeout(timeout, clock, _timedOut)
         return self
@@ -244,7 +230,6 @@ class Requests:
     __slots__ = ("_connection", "_openCost", "_outbox", "open")
 
     def __init__(self, connection: Connection) -> None:
-        """Begin with none."""
         self._connection = connection
         self._outbox = connection.session.outbox
         self.open: dict[int, Request] = {}
@@ -390,10 +375,7 @@ class Requests:
         self, number: int, messages: Messages, index: int, isFormer: bool
     ) -> None:
         """
-        Take one of several responses.
-
-        @param number: of the message.
-        @param isFormer: whether it is for an earlier process.
+        Take one of several responses; of a former process's request it is so, too.
         """
         body = cast(bytes, messages.data[index])
         if isFormer:

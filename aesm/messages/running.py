@@ -11,8 +11,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
 
-__all__ = ["running"]
-
 
 def running(result: object) -> Deferred[Any] | None:
     """

@@ -22,13 +22,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = [
-    "CARRIER_TRANSITIONS",
-    "CONNECTION_TRANSITIONS",
-    "CarrierState",
-    "ConnectionState",
-]
-
 
 class CarrierState(Enum):
     """Where a protocol is in its life, beside what its conversation knows."""

@@ -34,18 +34,6 @@ from aesm.core.messages.frames import (
 from aesm.errors import AESMError, CloseCode, ConnectionClosed, closedError
 from aesm.messages.deferred import ReactorDeferred
 
-__all__ = [
-    "Arrivals",
-    "DataStream",
-    "Packet",
-    "StreamOwner",
-    "Watch",
-    "closedError",
-    "costOf",
-    "isHeldHere",
-    "packetsOf",
-]
-
 ORDERLY_CODES = (
     CloseCode.NORMAL,
     CloseCode.GOING_AWAY,
@@ -530,11 +518,7 @@ class DataStream(Sequence[Packet]):
 
     def _charge(self, data: str | bytes) -> int:
         """
-        Count the oldest packet as taken, or all that came with it at once if that leads
-        to no report.
-
-        @param data: the packet's.
-        @return: the cost to be counted, bytes.
+        Count the oldest packet as taken, or all that came with it, and give the cost.
         """
         if self._burst.lastIsCounted:
             self._burst.lastIsCounted = False

@@ -22,8 +22,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from aesm.trust.keys import PublicKey
 
-__all__ = ["QUANTUM", "Rates", "Turns"]
-
 QUANTUM = 0.001  # seconds of work in one piece
 TURN = 0.002  # seconds of one turn of the event loop, for all that wait
 BURST = 2.0  # seconds for which a quiet key saves up what it may send
@@ -45,7 +43,6 @@ class Turns:
     """
 
     def __init__(self, clock: IReactorTime) -> None:
-        """@param clock: measures turns, and waits."""
         self._clock = clock
         self.now = clock.seconds
         self._waiting: dict[Worker, None] = {}

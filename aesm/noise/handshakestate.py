@@ -560,11 +560,7 @@ class HandshakeState:
         del self._symmetric, self._psks, self._kem
 
     def _failed(self, error: BaseException) -> BaseException:
-        """
-        Forget everything: nothing that was learnt is authenticated.
-
-        @return: what to raise.
-        """
+        """Forget everything, which nothing authenticates, and give what to raise."""
         self._end(_FAILED)
         self._remote.clear()
         # All else that is a ValueError was checked before.  cryptography looks for the

@@ -12,8 +12,6 @@ from twisted.logger import Logger
 from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOfAddress
 
-__all__ = ["announce"]
-
 _log = Logger(namespace="aesm.server")
 
 

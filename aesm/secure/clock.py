@@ -18,8 +18,6 @@ from typing import TypeVar
 
 from twisted.python import runtime
 
-__all__ = ["steady"]
-
 _Reactor = TypeVar("_Reactor")
 
 

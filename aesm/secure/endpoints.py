@@ -32,7 +32,6 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from aesm.core.channel.settings import Layer
@@ -45,10 +44,6 @@ from aesm.secure.places import HANDSHAKES_PER_HOST, Places
 from aesm.secure.wrapping import ClientFactory, ServerFactory, canYield
 from aesm.trust.locations import locationOf
 from aesm.trust.policies import clientPolicy, trustPolicy
-
-__all__ = ["wrapClientEndpoint", "wrapServerEndpoint"]
-
-_log = Logger(namespace="aesm.secure")
 
 
 def wrapServerEndpoint(
@@ -156,7 +151,6 @@ class _ServerEndpoint:
         endpoint: IStreamServerEndpoint,
         makeFactory: Callable[[IProtocolFactory], ServerFactory],
     ) -> None:
-        """@param makeFactory: wraps the user's factory in ours."""
         self._endpoint = endpoint
         self._makeFactory = makeFactory
 
@@ -183,7 +177,6 @@ class _ClientEndpoint:
         endpoint: IStreamClientEndpoint,
         makeFactory: Callable[[IProtocolFactory], ClientFactory],
     ) -> None:
-        """@param makeFactory: wraps the user's factory in ours."""
         self._endpoint = endpoint
         self._makeFactory = makeFactory
 

@@ -26,12 +26,6 @@ from aesm.trust.keys import PublicKey
 if TYPE_CHECKING:
     from aesm.secure.protocol import SecureProtocol
 
-__all__ = [
-    "HANDSHAKE_TIMEOUT",
-    "SecureFactory",
-    "checkTimeout",
-]
-
 HANDSHAKE_TIMEOUT = 10.0  # seconds, docs/protocol.md, section 3
 # Seconds between two looks: who was silent from one to the next rests.  Where many
 # come, memory has to have room for all who do not yet.
@@ -73,11 +67,7 @@ class SecureFactory(Factory):
         raise NotImplementedError
 
     def buildInner(self, secure: SecureProtocol) -> IProtocol | None:
-        """
-        Build the protocol that runs inside, once the channel is open.
-
-        @return: None to abort the connection.
-        """
+        """Build the protocol inside an open channel; None aborts the connection."""
         raise NotImplementedError
 
     def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
@@ -89,11 +79,7 @@ class SecureFactory(Factory):
         return None
 
     def hello(self) -> bytes:
-        """
-        Say what a client's message 3 is to carry.
-
-        @return: at most 2,048 bytes.
-        """
+        """Say what a client's message 3 is to carry, at most 2,048 bytes."""
         return b""
 
     def farewell(self, reason: AESMError) -> bytes:
@@ -158,11 +144,7 @@ class SecureFactory(Factory):
 
 
 def checkTimeout(handshakeTimeout: float) -> float:
-    """
-    Check a C{handshakeTimeout} option, and return it.
-
-    @raise ValueError: it is not above 0, or infinite.
-    """
+    """Check a C{handshakeTimeout}: C{ValueError} if it is not above 0, or infinite."""
     if not 0 < handshakeTimeout < float("inf"):
         raise ValueError(f"handshakeTimeout must be above 0, not {handshakeTimeout}")
     return handshakeTimeout

@@ -44,8 +44,6 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 from aesm.trust.locations import fieldsOf, locationOf
 
-__all__ = ["HostEndpoint", "clientEndpoint"]
-
 _KEYWORDS = frozenset({"host", "port", "timeout", "bindAddress"})
 
 

@@ -56,14 +56,6 @@ from zope.interface import implementer
 from aesm.secure.factory import SecureFactory
 from aesm.secure.refusals import Kind, Refused
 
-__all__ = [
-    "ReusePortEndpoint",
-    "canInherit",
-    "inheritedEndpoint",
-    "listenOn",
-    "serverEndpoint",
-]
-
 _log = Logger(namespace="aesm.secure")
 
 BACKLOG = 1024  # connections that wait to be accepted; Twisted's default is 50

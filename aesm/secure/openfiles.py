@@ -17,8 +17,6 @@ import resource
 import sys
 from contextlib import suppress
 
-__all__ = ["filesForConnections", "placesPossible", "raiseFileLimit"]
-
 OWN_FILES = 64
 TURN_FILES = 1024
 MAX_PENDING = 4096  # connections in the handshake

@@ -24,15 +24,6 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 
-__all__ = [
-    "AGENT",
-    "CHANNEL_OPTIONS",
-    "ChannelOptions",
-    "channelSettings",
-    "reactorOr",
-]
-
-
 class ChannelOptions(TypedDict, total=False):
     """
     The options of a secure channel, the same for every interface.

@@ -41,16 +41,6 @@ if TYPE_CHECKING:
     from aesm.secure.protocol import SecureProtocol
     from aesm.trust.keys import PublicKey
 
-__all__ = [
-    "HANDSHAKES_PER_HOST",
-    "MAX_CONNECTIONS",
-    "Places",
-    "Shares",
-    "TokenBuckets",
-    "hostOf",
-    "hostOfPeer",
-]
-
 _log = Logger(namespace="aesm.server")
 
 MAX_CONNECTIONS = 65_536  # where it is not said how many, and files allow more
@@ -285,7 +275,6 @@ class Shares(Generic[_Member, _Owner]):
     """Who has how many, and who has most, in constant time whatever their number."""
 
     def __init__(self) -> None:
-        """Start with nobody."""
         self._owner: dict[_Member, _Owner] = {}
         self._members: dict[_Owner, dict[_Member, None]] = {}  # the oldest first
         # Owners by how many they have; one more or less leads to the next size, so that
@@ -312,11 +301,7 @@ class Shares(Generic[_Member, _Owner]):
         return len(self._members.get(owner, ()))
 
     def hasLess(self, owner: _Owner, most: int) -> bool:
-        """
-        Tell whether somebody, who may have none yet, has less than an equal share.
-
-        @param most: what is shared.
-        """
+        """Tell whether somebody has less than an equal share of C{most}, or none."""
         has = self.count(owner)
         return has * (self.owners + (not has)) < most
 

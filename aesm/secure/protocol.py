@@ -53,8 +53,6 @@ from aesm.secure.states import HEARD, OPENED, PHASE_TRANSITIONS, WRITES, Phase
 from aesm.secure.transport import SecureTransport
 from aesm.trust.keys import PublicKey
 
-__all__ = ["CLOSE_TIMEOUT", "SecureProtocol"]
-
 _log: Final = Logger(namespace="aesm.secure")
 
 CLOSE_TIMEOUT: Final = 5.0  # seconds, docs/protocol.md, section 9

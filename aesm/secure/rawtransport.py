@@ -26,22 +26,6 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol
 
-__all__ = [
-    "AT_ONCE",
-    "GATHERED",
-    "LARGE_READ",
-    "PIECES",
-    "READ_SIZE",
-    "HangUp",
-    "RecordWriter",
-    "abort",
-    "closeForWriting",
-    "keepFreed",
-    "prepare",
-    "readAtOnce",
-    "takenSoFar",
-]
-
 AT_ONCE: Final = 524288  # bytes written at once before others have their turn
 PIECES: Final = 4  # of records, handed over at once where that cannot be done
 SHORT: Final = 65536  # bytes of records that are put together
@@ -122,7 +106,6 @@ class RecordWriter:
     __slots__ = ("_isSocket", "_socket", "_transport", "atOnce", "broken", "rest")
 
     def __init__(self, transport: ITransport) -> None:
-        """Look what the transport can do."""
         self._transport: Any = transport
         self._isSocket = isinstance(transport, FileDescriptor) and not _isTLS(transport)
         handle = getattr(transport, "getHandle", lambda: None)()

@@ -36,8 +36,6 @@ from aesm.errors import (
     NothingSaid,
 )
 
-__all__ = ["Kind", "Refusals", "Refused", "kindOf"]
-
 MAX_LINES = 10  # a second, of all hosts together
 MAX_HOSTS = 100  # that are remembered
 FIRST_WAIT = 1.0  # seconds until what was counted is told

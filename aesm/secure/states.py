@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["HEARD", "OPENED", "PHASE_TRANSITIONS", "WRITES", "Phase"]
-
 # A connection has two state machines.  The channel's (aesm.core.channel.states) says
 # which bytes make sense on the wire.  This one says what the shell still does with the
 # raw transport, and whom it waits for:

@@ -38,8 +38,6 @@ from aesm.trust.keys import PublicKey
 if TYPE_CHECKING:
     from aesm.secure.protocol import SecureProtocol
 
-__all__ = ["SecureAddress", "SecureTransport"]
-
 
 @implementer(IAddress)
 class SecureAddress:
@@ -53,7 +51,6 @@ class SecureAddress:
     __slots__ = ("address", "publicKey")
 
     def __init__(self, address: IAddress, publicKey: PublicKey) -> None:
-        """Join both."""
         self.address = address
         self.publicKey = publicKey
 
@@ -69,11 +66,7 @@ class SecureAddress:
 
     @property
     def port(self) -> Any:
-        """
-        The port of the address underneath.
-
-        @raise AttributeError: it has none.
-        """
+        """The port of the address underneath; C{AttributeError} if it has none."""
         return self.address.port  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
@@ -113,7 +106,6 @@ class SecureTransport:
         called, or the connection is over.
     @ivar moreToRead: whether more bytes are there already than were read last, as far
         as is known.
-    @ivar over: whether the connection is aborted or gone.
     @ivar paused: whether the inner protocol wants nothing now.
     @ivar publicKey: the key that the peer has proved.
     @ivar taken: when the raw transport last took bytes that had waited for it, in the
@@ -123,10 +115,8 @@ class SecureTransport:
     publicKey: PublicKey
 
     def __init__(self, secure: SecureProtocol) -> None:
-        """Wait for the inner protocol."""
         self.disconnecting = False
         self.moreToRead = False
-        self.over = False
         self.paused = False
         self.taken = -math.inf
         self._secure = secure
@@ -343,7 +333,7 @@ class SecureTransport:
 
     def stop(self) -> None:
         """The connection is aborted or gone: nothing is read or written any more."""
-        self.over = self.disconnecting = True
+        self.disconnecting = True
         self._writing = self.paused = False
         self._forget()
         if self._notice is not None and self._notice.active():

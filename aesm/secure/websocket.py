@@ -64,8 +64,6 @@ from aesm.errors import NotAnAESMPeer
 from aesm.secure.protocol import CLOSE_TIMEOUT
 from aesm.secure.rawtransport import abort, prepare
 
-__all__ = ["WebSocketProtocol", "WebSocketServerEndpoint", "WebSocketTransport"]
-
 READ_SIZE = 8192  # bytes: of empty frames, so many take 15 ms
 _HEAD_ENDS = b"\r\n\r\n"
 
@@ -91,7 +89,6 @@ class WebSocketTransport:
     """
 
     def __init__(self, wire: WebSocketProtocol) -> None:
-        """Wait for the protocol inside."""
         self.disconnecting = False
         self.producer: IPushProducer | None = None
         self._wire = wire

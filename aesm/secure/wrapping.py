@@ -37,8 +37,6 @@ from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOfAddress
 from aesm.trust.policies import Answer, checkClient, checkServer, whenKnown
 
-__all__ = ["ClientFactory", "ServerFactory", "canYield"]
-
 _log = Logger(namespace="aesm.secure")
 
 
@@ -96,7 +94,6 @@ class ServerFactory(WrappingFactory):
         policy: IClientPolicy | None,
         places: Places,
     ) -> None:
-        """@param policy: decides on clients; None lets any in."""
         super().__init__(clock, handshakeTimeout, settings, inner)
         self.publicKey = PublicKey(settings.publicKey)
         self._policy = policy
@@ -147,14 +144,7 @@ class ServerFactory(WrappingFactory):
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Answer[None]:
-        """
-        Ask the client policy, and see whether there is still room.
-
-        @param payload: its hello, which says nothing about a stream.
-        @return: None to let it in.
-        @raise NotAuthorized: it is not let in; also as the answer's failure.
-        @raise Refused: there is no room (1013); also as the answer's failure.
-        """
+        """Ask the client policy, and see whether there is still room."""
         answer = checkClient(self._policy, publicKey, secure.transport.getPeer())
         return whenKnown(answer, self._cbAuthorized, secure, publicKey)
 
@@ -270,12 +260,7 @@ class ClientFactory(WrappingFactory):
     def decide(
         self, secure: SecureProtocol, publicKey: PublicKey, payload: bytes
     ) -> Answer[None]:
-        """
-        Ask the trust policy.
-
-        @return: None to go on.
-        @raise UntrustedServer: it is not trusted; also as the answer's failure.
-        """
+        """Ask the trust policy."""
         location = self._location or locationOfAddress(secure.transport.getPeer())
         return checkServer(self._policy, location, publicKey)
 

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from aesm.messages.protocol import AESMProtocol
     from aesm.server.registry import Connections
 
-__all__ = ["Admission", "canYield", "farewell"]
-
 _log = Logger(namespace="aesm.server")
 
 # What a second connection of one key does; and how an engine is told.

@@ -17,8 +17,6 @@ from twisted.internet.defer import Deferred, fail, succeed
 from aesm.errors import ConnectionClosed, closedError
 from aesm.messages.deferred import ReactorDeferred
 
-__all__ = ["Awaited", "Soon"]
-
 Soon = Callable[[Callable[[], None]], object]
 
 _T = TypeVar("_T")

@@ -19,7 +19,7 @@ from weakref import ref
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from aesm.core.messages.batch import SharedBatch, bodyOf
+from aesm.core.messages.batch import Body, Message, SharedBatch, bodyOf
 from aesm.errors import AESMError, CloseCode, MessageTooBig
 from aesm.messages.acknowledgements import (
     AckCount,
@@ -31,12 +31,9 @@ from aesm.messages.acknowledgements import (
 from aesm.messages.connection import Connection
 
 if TYPE_CHECKING:
-    from aesm.core.messages.batch import Body, Message
     from aesm.messages.address import Address
     from aesm.server.registry import Connections
     from aesm.store.log import Log
-
-__all__ = ["Broadcast", "Peers"]
 
 ROUND_MICROS = 1000  # of messages that share a time
 
@@ -129,12 +126,7 @@ class Broadcast:
         return this == last and 0 <= now - micros < ROUND_MICROS
 
     def _find(self, peers: Peers, name: str) -> tuple[Connection, ...]:
-        """
-        Find connections; what has an address that is not listed is gone.
-
-        @param name: of the argument.
-        @raise TypeError: there is something else.
-        """
+        """Find connections; what has an address that is not listed is gone."""
         found: dict[Connection, None] = {}
         # Both could be iterated over, to no good.
         for peer in (None,) if isinstance(peers, str | Connection) else peers:
@@ -172,7 +164,6 @@ class _Round(SharedBatch):
     __slots__ = ("__weakref__", "listed", "members", "others", "whom")
 
     def __init__(self, micros: int, listed: int, whom: _Whom) -> None:
-        """Start with no messages and no members."""
         super().__init__(micros)
         self.listed = listed
         self.whom = whom
@@ -180,10 +171,7 @@ class _Round(SharedBatch):
         self.others: list[Connection] = []
 
     def join(self, connections: Iterable[Connection]) -> None:
-        """
-        Give connections that have none a share in the last message, and in those that
-        come.
-        """
+        """Give connections a share in the last message, and in those that come."""
         members = dict(self.members)
         joined = []
         for connection in connections:
@@ -209,11 +197,7 @@ class _Round(SharedBatch):
 def _sendEach(
     body: Body, connections: Iterable[Connection]
 ) -> Iterable[Deferred[None]]:
-    """
-    Send a message to each connection by itself.
-
-    @return: the acknowledgements; made once somebody looks.
-    """
+    """Send a message to each by itself; acknowledgements are made if one looks."""
     sent = []
     for connection in connections:
         slow = connection.closeSlow
@@ -242,13 +226,7 @@ def _refused(connection: Connection, sent: Deferred[None]) -> Deferred[None]:
 def _acknowledgements(
     members: dict[Connection, int], number: int, sent: Iterable[Deferred[None]]
 ) -> Iterator[Deferred[None]]:
-    """
-    Make the acknowledgements of a shared message, once somebody looks.
-
-    @param members: who had a share in it.
-    @param number: its number among those that were shared.
-    @param sent: those of the connections that it was sent to by itself.
-    """
+    """Make the acknowledgements of a shared message, once somebody looks."""
     for connection, base in members.items():
         yield promptly(acknowledgementOf(connection, base + number))
     yield from sent

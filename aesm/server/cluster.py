@@ -35,11 +35,12 @@ from aesm.errors import (
 )
 from aesm.messages.acknowledgements import LazyDeferred
 from aesm.messages.causes import CAUSE
+from aesm.messages.deferred import ignore
 from aesm.server.entries import packed
 from aesm.server.inlets import Inlets
 from aesm.server.reading import Readings
-from aesm.store.interface import IReplica
-from aesm.store.journal import JournalState
+from aesm.store.interface import IReplica, ISessionStore
+from aesm.store.journal import Journal, JournalState
 from aesm.store.undoing import elsewhere, hasLeft
 from aesm.trust.keys import PublicKey
 
@@ -51,10 +52,6 @@ if TYPE_CHECKING:
     from aesm.server.manager import ConnectionManager
     from aesm.server.registry import Connections
     from aesm.store.connection import DurableConnection
-    from aesm.store.interface import ISessionStore
-    from aesm.store.journal import Journal
-
-__all__ = ["Cluster", "ClusterConnection", "checkHandler"]
 
 MAX_SENDING = 16 << 20  # bytes that C{sendTo} was given and are not in the engine
 
@@ -78,10 +75,6 @@ class ClusterConnection(NamedTuple):
     session: str
 
 
-def _nobody() -> None:
-    """Nobody is to be told."""
-
-
 class Cluster:
     """
     All nodes of a cluster, as one of them sees it.
@@ -100,7 +93,7 @@ class Cluster:
         self._inlets: Inlets | None = None
         self._readings: Readings | None = None
         self._sending = 0  # bytes
-        self.drained: Callable[[], object] = _nobody
+        self.drained: Callable[[], object] = ignore
 
     # What users call
 
@@ -220,11 +213,7 @@ class Cluster:
 
     @property
     def _store(self) -> EngineStore:
-        """
-        The engine.
-
-        @raise SpoolError: there is none.
-        """
+        """The engine; C{SpoolError} if there is none."""
         if self._journal is None:
             raise SpoolError("the server does not listen: it has no engine")
         return cast("EngineStore", self._journal.store)
@@ -272,8 +261,7 @@ class Cluster:
         journal = self._journal
         connection = None if journal is None else journal.find(name)
         if connection is not None:
-            retrieved = cast("DurableConnection", connection).retrieved
-            retrieved.takenElsewhere(first, last)
+            connection.retrieved.takenElsewhere(first, last)
 
     def lapsed(self) -> None:
         """The engine has given this node up: others have what it was lent."""
@@ -343,11 +331,7 @@ class _Sent(LazyDeferred[int]):
         self._counts = having, full
 
     def settle(self, failure: Failure | None) -> None:
-        """
-        Tell who looks.
-
-        @param failure: why it is not in the engine, or None.
-        """
+        """Tell who looks, and why it is not in the engine, if so."""
         having, full = self._counts or (0, 0)
         if failure is not None:
             self._outcome = SpoolError(f"it may not be sent: {failure.value}")

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from aesm.server.manager import ConnectionManager
     from aesm.store.journal import Journal
 
-__all__ = ["DRAIN_RATE", "Draining"]
-
 _log = Logger(namespace="aesm.server")
 
 DRAIN_RATE = 100.0  # clients a second

@@ -7,20 +7,14 @@ Messages on their way from node to node::
 
 from __future__ import annotations
 
-from aesm.core.messages.batch import EncodedText, Message, bodyOf
-
-__all__ = ["packed", "unpacked"]
+from aesm.core.messages.batch import Message, bodyOf
+from aesm.core.messages.frames import EncodedText
 
 _TEXT, _BINARY = b"t", b"b"
 
 
 def packed(data: Message) -> bytes:
-    """
-    Make one piece of a message.
-
-    @raise TypeError: it is neither text nor bytes.
-    @raise ValueError: the text cannot be written in UTF-8.
-    """
+    """Make one piece of a message; raises as C{sendData}."""
     body = bodyOf(data)
     if isinstance(body, str):
         return _TEXT + body.encode("ascii")

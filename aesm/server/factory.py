@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
@@ -27,15 +27,16 @@ from twisted.internet.interfaces import (
 
 from aesm.core.channel.roles import ServerChannel
 from aesm.core.channel.settings import Layer
+from aesm.core.messages.batch import Message
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.frames import MAX_AFTER
 from aesm.core.messages.hello import ConversationSettings, Hello
-from aesm.core.messages.outbox import Message
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.messages.acknowledgements import FailedAcknowledgement, promptly
 from aesm.messages.address import Address, addressOf
 from aesm.messages.connection import Connection
+from aesm.messages.deferred import untimed
 from aesm.messages.handling import Talk, handlerOf
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory, checkTimeout
@@ -58,14 +59,10 @@ from aesm.trust.files import AnyPath, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey, nextKeyOf
 from aesm.trust.policies import Answer, clientPolicy, isOperator, whenKnown
 
-__all__ = ["STOP_DEADLINE", "AESMServerFactory", "Message"]
-
 TOTAL_BUFFER = 1 << 30  # bytes of messages, for all connections together
 KEY_FILE = "server.key"  # in the state directory
 MAX_AGENT = 64  # characters of a client's agent to log
 STOP_DEADLINE = 5.0  # seconds
-
-_T = TypeVar("_T")
 
 # The way of a connection through the factory, as its L{SecureProtocol} calls it
 #
@@ -384,7 +381,7 @@ class AESMServerFactory(SecureFactory):
         gone: Deferred[None] = Deferred(self._gone.remove)
         self._gone.append(gone)
         timer = self.clock.callLater(deadline, self._abortAll)
-        return gone.addBoth(_cancel, timer).addCallback(
+        return gone.addBoth(untimed, timer).addCallback(
             lambda result: self._manager.close(deadline)
         )
 
@@ -473,11 +470,7 @@ class AESMServerFactory(SecureFactory):
     # SecureFactory
 
     def peerBegins(self, secure: SecureProtocol) -> AESMError | None:
-        """
-        Take a token for a handshake.
-
-        @return: None to go on, or why not to.
-        """
+        """Take a token for a handshake, or say why there is none."""
         peer = self._locate(secure).peer
         host = hostOfPeer(cast(IAddress, peer))
         return self._places.take(secure, host, self.clock.seconds())
@@ -605,19 +598,10 @@ def _stopping() -> Refused:
     return Refused("the server is stopping", Kind.STOPPING)
 
 
-def _cancel(result: _T, timer: IDelayedCall) -> _T:
-    """Stop a deadline that is no longer needed, and pass the result on."""
-    if timer.active():
-        timer.cancel()
-    return result
-
-
 def checkStop(deadline: float, spread: float) -> None:
     """
-    Check how long a stop may take, and over how long clients are to come back.
-
-    @raise ValueError: the one is negative, or no number, or the other is not from 0 to
-        an hour.
+    Check that a stop takes some time, or none, and that clients are to come back within
+    0 seconds to an hour.
     """
     if not 0.0 + deadline >= 0:  # as a clock adds it
         raise ValueError(f"deadline must be seconds, from 0, not {deadline!r}")

@@ -78,17 +78,6 @@ if TYPE_CHECKING:
     from aesm.store.journal import Journal
     from aesm.store.spool import Spool
 
-__all__ = [
-    "CannotTakeOver",
-    "Clients",
-    "Host",
-    "Predecessor",
-    "Successor",
-    "SuccessorFactory",
-    "greeted",
-    "movable",
-]
-
 _log = Logger(namespace="aesm.handover")
 
 SMALLEST, FIRST, LARGEST = 4, 16, 64  # clients that are told together
@@ -224,7 +213,6 @@ class Successor(AMP):
     """The new process, for the running one."""
 
     def __init__(self, factory: Any) -> None:
-        """@param factory: the L{SuccessorFactory}."""
         super().__init__()
         self._shared = factory
         self._manager: ConnectionManager = factory._manager
@@ -283,12 +271,7 @@ class Successor(AMP):
         )
 
     def _leave(self, connections: list[Connection], spread: float) -> Deferred[None]:
-        """
-        Leave sessions, and tell their clients to come back over so many seconds.
-
-        @param connections: of L{movable}.
-        @return: fires once the new process may read them.
-        """
+        """Leave sessions, and tell their clients to come back over so many seconds."""
         self._left.update(each.session.name for each in connections)
         reason = SessionMoved("it goes on in another process")
         return _keptBy(self._manager).leave(
@@ -324,11 +307,7 @@ class Successor(AMP):
         self._host.retire()
 
     async def _moveWave(self, wave: list[Connection]) -> None:
-        """
-        Leave some sessions, and wait for their clients to be back.
-
-        @param wave: those whose clients are there come first.
-        """
+        """Leave some, first those who are there, and wait until they are back."""
         names = [connection.session.name for connection in wave]
         there = sum(connection.isAttached for connection in wave)
         await self._leave(wave, there * PACE)
@@ -339,11 +318,7 @@ class Successor(AMP):
             )
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """
-        The new process is gone: go on as before.
-
-        @see: C{twisted.internet.interfaces.IProtocol}
-        """
+        """The new process is gone: go on as before."""
         super().connectionLost(reason)
         if self._shared._successor is self:
             self._shared._successor = None
@@ -428,20 +403,11 @@ class Predecessor(AMP):
     # What the manager calls
 
     def moved(self) -> Deferred[None] | None:
-        """
-        Wait for all sessions, where nobody is let in before.
-
-        @return: fires when all are here; None if that is not waited for.  Can be
-            cancelled.
-        """
+        """Wait for all sessions, if nobody is let in before; None if not."""
         return None if self._apart or self._isComplete else self._all.wait()
 
     def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
-        """
-        Have a session that the old process has; if that ends, with all others.
-
-        @see: L{ISessionStore.claim<aesm.store.interface.ISessionStore.claim>}
-        """
+        """Have a session that the old process has; if that ends, with all others."""
         if not self._apart:
             return succeed(None)
         asked = self.callRemote(Release, session=name, peer=peer)
@@ -501,11 +467,7 @@ class Predecessor(AMP):
             back.callback({})
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """
-        The old process is gone: go on with what it has left.
-
-        @see: C{twisted.internet.interfaces.IProtocol}
-        """
+        """The old process is gone: go on with what it has left."""
         super().connectionLost(reason)
         self._missed.clear()
         self._look()
@@ -553,11 +515,7 @@ def movable(manager: ConnectionManager) -> list[Connection]:
 
 
 async def _adoptRest(manager: ConnectionManager) -> bool:
-    """
-    Go on with all sessions in the spool: there is no other process any more.
-
-    @return: whether this one is not stopping meanwhile.
-    """
+    """Go on with all sessions in the spool; tell whether we are not stopping."""
     journal = cast("Journal", manager.journal)
     # What ends here meanwhile may be in what is read, and what begins, too.
     ours = set(journal.sessions)

@@ -14,7 +14,7 @@ more before there is room, and the rest stays in the inlet, which is bounded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -29,17 +29,16 @@ from aesm.errors import (
     SendBufferFull,
     SpoolError,
 )
+from aesm.messages.deferred import ignore
 from aesm.server.entries import unpacked
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from aesm.cluster.store import EngineStore, Entry
+    from aesm.cluster.store import EngineStore
     from aesm.store.connection import DurableConnection
-    from aesm.store.interface import ISessionStore
+    from aesm.store.interface import Entry, ISessionStore
     from aesm.store.journal import Journal
-
-__all__ = ["Inlets"]
 
 RETRY = 1.0  # seconds until an inlet is looked at again that could not be
 
@@ -62,12 +61,8 @@ class Inlets:
         self._inlets: dict[DurableConnection, _Inlet] = {}
 
     def came(self, name: str, entry: Entry | None) -> None:
-        """
-        Take something over.
-
-        @see: L{EngineStore.came<aesm.cluster.store.EngineStore>}
-        """
-        connection = cast("DurableConnection | None", self._journal.find(name))
+        """Take something over."""
+        connection = self._journal.find(name)
         if connection is not None:
             self._of(connection).came(entry)
 
@@ -133,7 +128,6 @@ class _Inlet:
         store: EngineStore,
         clock: IReactorTime,
     ) -> None:
-        """Begin where nothing is known."""
         self._connection = connection
         self._journal = journal
         self._store = store
@@ -178,12 +172,7 @@ class _Inlet:
             _log.failure("an inlet cannot be read", failure)
 
     async def _read(self) -> None:
-        """
-        Take over what there is, until there is nothing more.
-
-        @raise ConnectionClosed: nothing is sent any more.
-        @raise MessageTooBig: the peer does not take so much.
-        """
+        """Take over what there is, until there is nothing more."""
         isDone = False
         while not isDone:
             if self._mayMiss:
@@ -195,28 +184,17 @@ class _Inlet:
         self._isReading = False
 
     async def _written(self) -> None:
-        """
-        Wait until what was taken is gone from the inlet.
-
-        @raise ConnectionClosed: it will not be.
-        """
+        """Wait until what was taken is gone from the inlet."""
         if not self._hasTaken:
             return  # a client that comes back does not wait for an engine that is full
         try:
-            await self._journal.add(_nothing)
+            await self._journal.add(ignore)
         except SpoolError as error:
             raise ConnectionClosed(str(error)) from None
         self._hasTaken = False
 
     async def _readPage(self, after: int) -> bool:
-        """
-        Take over a part of what there is.
-
-        @param after: the position behind which it begins.
-        @return: whether there was nothing.
-        @raise ConnectionClosed: as C{_read}.
-        @raise MessageTooBig: as C{_read}.
-        """
+        """Take over what is behind a position; tell whether there was nothing."""
         if not self._connection.session.outbox.roomy:
             await self._connection.drain()
         try:
@@ -233,11 +211,7 @@ class _Inlet:
         return not entries
 
     async def _wait(self) -> None:
-        """
-        Let some time pass.
-
-        @raise ConnectionClosed: the session is over meanwhile.
-        """
+        """Let some time pass."""
         self._pause = deferLater(self._clock, RETRY)
         try:
             await self._pause
@@ -247,13 +221,7 @@ class _Inlet:
             self._pause = None
 
     def _take(self, entry: Entry) -> bool:
-        """
-        Take an entry over.
-
-        @return: whether there was room for it.
-        @raise ConnectionClosed: as C{_read}.
-        @raise MessageTooBig: as C{_read}.
-        """
+        """Take an entry over, and tell whether there was room for it."""
         connection = self._connection
         if not connection.session.outbox.roomy:
             return False
@@ -262,25 +230,17 @@ class _Inlet:
         except SendBufferFull:
             return False
         if not self._taken:
-            self._journal.add(self._remove).addErrback(_ignore)
+            # If it fails, it is in the inlet still, for the next process.
+            self._journal.add(self._remove).addErrback(ignore)
         self._taken.append(entry)
         self._last, self._hasTaken = entry.position, True
         return True
 
     def _remove(self, store: ISessionStore) -> None:
         """
-        Have what was taken in this turn leave the inlet, in the commit in which it
-        comes into the outbox.
+        Have what was taken leave the inlet in the commit that has it in the outbox.
         """
         taken, self._taken = self._taken, []
         if not self._connection.isLeft:  # else it is written neither here nor there
             for entry in taken:
                 self._store.took(self._connection.session.name, entry)
-
-
-def _nothing(store: ISessionStore) -> None:
-    """There is nothing to be written."""
-
-
-def _ignore(failure: Failure) -> None:
-    """It is in the inlet still, for the next process."""

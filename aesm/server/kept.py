@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
@@ -29,10 +29,10 @@ from aesm.errors import (
     SessionMoved,
     SpoolError,
 )
-from aesm.messages.deferred import Gate
+from aesm.messages.deferred import Gate, ignore
 from aesm.secure.refusals import Kind, Refused
 from aesm.store.following import Place
-from aesm.store.interface import ILogStore
+from aesm.store.interface import ILogStore, Stored
 from aesm.store.log import Log
 from aesm.store.restoring import (
     DAMAGED,
@@ -48,11 +48,8 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.server.manager import ConnectionManager
     from aesm.store.connection import DurableConnection
-    from aesm.store.interface import Stored
     from aesm.store.journal import Journal
     from aesm.trust.keys import PublicKey
-
-__all__ = ["Keeper", "KeptSessions"]
 
 _log = Logger(namespace="aesm.server")
 
@@ -64,17 +61,6 @@ _WHY: dict[bool | None, Callable[[], AESMError]] = {
         "replaced by a newer connection", CloseCode.TAKEN_OVER
     ),
 }
-
-
-class Keeper(Protocol):
-    """Where sessions may be that are not here."""
-
-    def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
-        """
-        Have a session that is not ours.
-
-        @see: L{ISessionStore.claim<aesm.store.interface.ISessionStore.claim>}
-        """
 
 
 class KeptSessions:
@@ -159,11 +145,7 @@ class KeptSessions:
         opening.open(failure)
 
     def opened(self) -> Deferred[None]:
-        """
-        Wait until the store is open.
-
-        @return: fires once it is; fails with L{SpoolError} if it cannot be read.
-        """
+        """Wait until the store is open; C{SpoolError} if it cannot be read."""
         if self._opening is not None:
             return self._opening.wait()
         return succeed(None) if self._failure is None else fail(self._failure)
@@ -201,27 +183,19 @@ class KeptSessions:
         return self._claim(hello.session, peer)
 
     def _claim(self, name: str, peer: PublicKey) -> Deferred[None]:
-        """
-        Ask for a session, unless that is under way.
-
-        @raise Refused: too many are being asked for (1013).
-        """
+        """Ask for a session, unless that is under way."""
         gate = self._asked.get((name, peer))
         if gate is not None:
             return gate.wait()
         if len(self._asked) >= self._manager.admission.maxConnections:
             raise Refused("too many sessions are asked for", Kind.TOO_MANY)
-        keeper: Keeper = self._manager.predecessor or self._journal.store
+        keeper = self._manager.predecessor or self._journal.store
         return self._await(name, peer, keeper.claim(name, str(peer)))
 
     def _await(
         self, name: str, peer: PublicKey, claimed: Deferred[Stored | None]
     ) -> Deferred[None]:
-        """
-        Go on with a session once it has been claimed, for which its clients wait.
-
-        @return: as C{fetch}.
-        """
+        """Go on with a session once it has been claimed, for which its clients wait."""
         gate = self._asked[name, peer] = Gate()
         waiting = gate.wait()
         going = claimed.addCallback(self._cbFound)
@@ -238,11 +212,7 @@ class KeptSessions:
         return log.catchUp().addCallback(self._cbRead, stored)
 
     def _cbRead(self, nothing: None, stored: Stored) -> Stored:
-        """
-        It may go on, if it is still ours.
-
-        @raise Refused: it is not (1013).
-        """
+        """It may go on, if it is still ours."""
         if stored.name not in self._found:
             raise Refused("another process has it by now", Kind.SPOOL)
         self._found.remove(stored.name)
@@ -250,19 +220,14 @@ class KeptSessions:
 
     def _cbClaimed(self, stored: Stored | None) -> None:
         """
-        Go on with a session, if there is one.
-
-        @raise Refused: nobody can, since it has not taken what all were told (4000).
+        Go on with a session, if there is one, and it has taken what all were told.
         """
         if stored is None:
             return
         log = self._journal.log
-        if (
-            log is not None
-            and Place(*stored.state["log"]).position < log.entries.first - 1
-        ):
+        if log is not None and not log.entries.has(Place(*stored.state["log"])):
             self._journal.store.drop(stored.name)
-            self._journal.store.commit().addErrback(_ignore)
+            self._journal.store.commit().addErrback(ignore)
             raise Refused("slow consumer", Kind.SLOW, CloseCode.SLOW_CONSUMER)
         self.adopt([stored])
 
@@ -340,14 +305,15 @@ class KeptSessions:
         """
         self._found -= lost.keys()
         reasons: dict[Connection, AESMError] = {}
-        for connection, isKept in [(self._find(name), lost[name]) for name in lost]:
+        find = self._journal.find
+        for connection, isKept in [(find(name), lost[name]) for name in lost]:
             if connection is not None:
                 connection.lose()
                 reasons[connection] = _WHY[isKept]()
         again, settled = [], []
         changed = [each.session.name for each in self._journal.changed]
         for name in dict.fromkeys([*undone, *changed]):
-            connection = self._find(name)
+            connection = find(name)
             if connection is None or connection.isLeft:
                 continue
             tell = connection.undo(undone.get(name, ()))
@@ -360,7 +326,7 @@ class KeptSessions:
             del reasons[ending]
             ending.abort()
         there = {each: why for each, why in reasons.items() if not each.isOver}
-        self.leave(there).addErrback(_ignore)
+        self.leave(there).addErrback(ignore)
         for connection in again:
             if connection in reasons:
                 self._again(connection.session.name, connection.peer)
@@ -381,28 +347,17 @@ class KeptSessions:
             self._failure = Failure(reason)
             self._manager.goAway()
 
-    def _find(self, name: str) -> DurableConnection | None:
-        """Find the connection of a session that is ours, or was until now."""
-        return cast("DurableConnection | None", self._journal.find(name))
-
     def _again(self, name: str, peer: PublicKey) -> None:
         """Go on with a session that was left, from what is stored of it."""
         store = self._journal.store
         left: Deferred[Any] = store.commit()
         left.addCallback(lambda nothing: store.claim(name, str(peer)))
-        self._await(name, peer, left).addErrback(_ignore)
-
-
-def _ignore(failure: Failure) -> None:
-    """Clients are told when they come, and ask."""
+        # Clients are told when they come, and ask.
+        self._await(name, peer, left).addErrback(ignore)
 
 
 def _ebNotClaimed(failure: Failure) -> NoReturn:
-    """
-    Have the clients come again.
-
-    @raise Refused: nobody knows where their session is (1013), or goes on with it.
-    """
+    """Have the clients come again, since nobody knows where their session is."""
     if isinstance(failure.value, Refused):
         raise failure.value
     if failure.check(CancelledError):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.core.messages.hello import EARLY_WINDOW, ConversationSettings, Hello
@@ -25,7 +24,7 @@ from aesm.interfaces import IMessageHandler
 from aesm.messages.address import Address
 from aesm.messages.budget import Budget
 from aesm.messages.connection import Connection
-from aesm.messages.handling import Talk, handlingOf
+from aesm.messages.handling import Handling, Talk, handlingOf
 from aesm.messages.owner import ConnectionOwner
 from aesm.secure.places import TokenBuckets, hostOf
 from aesm.secure.refusals import Kind, Refusals, Refused, kindOf
@@ -44,10 +43,6 @@ from aesm.trust.policies import Answer, whenKnown
 if TYPE_CHECKING:
     from aesm.server.handover import Predecessor
     from aesm.store.interface import ISessionStore
-
-__all__ = ["ConnectionManager"]
-
-_log = Logger(namespace="aesm.server")
 
 SESSION_BYTES = 16  # of a session's name, docs/protocol.md, section 8
 RESUMES_PER_SESSION = 1.0  # a second, and what was saved up in ten
@@ -114,7 +109,8 @@ class ConnectionManager(ConnectionOwner):
         self.handler = handler
         self._room = Room(self.budget, connections, self.sessions)
         self._resumes = TokenBuckets(RESUMES_PER_SESSION)
-        self._handling = handlingOf(handler, clock, messagesPerKey, bytesPerKey)
+        handling = handlingOf(handler, clock, messagesPerKey, bytesPerKey)
+        self._handling = handling or Handling(clock)
         self.stopping = self.isDraining = False
         self.clock = self._clock = clock
         self.openStore = openStore
@@ -187,8 +183,6 @@ class ConnectionManager(ConnectionOwner):
             L{SpoolError<aesm.errors.SpoolError>} if not all could be written.
         """
         self._refusals.flush()
-        if self._handling is None:
-            return self._closeJournal(None)
         return self._handling.settled(deadline).addCallback(self._closeJournal)
 
     def _closeJournal(self, nothing: None) -> Deferred[None]:
@@ -331,8 +325,7 @@ class ConnectionManager(ConnectionOwner):
         self.connections.add(connection)
         self.sessions.add(connection)
         self._record(connection, "accepted", how, details)
-        if self._handling is not None:
-            self._handling.accepted(connection)
+        self._handling.accepted(connection)
 
     def refused(
         self,
@@ -409,8 +402,7 @@ class ConnectionManager(ConnectionOwner):
         self.admission.leave(connection)
         self.sessions.wait(connection)
         connection.away()
-        if self._handling is not None:
-            self._handling.detached(connection, reason)
+        self._handling.detached(connection, reason)
 
     def lost(self, connection: Connection, reason: AESMError) -> None:
         """Take note of a client that was in and is gone for good."""
@@ -418,8 +410,7 @@ class ConnectionManager(ConnectionOwner):
         self.connections.left(connection)
         details = self._visits.end(connection, reason, kept=False)
         self._record(connection, "lost", str(reason), details)
-        if self._handling is not None:
-            self._handling.lost(connection, reason)
+        self._handling.lost(connection, reason)
 
     def finished(self, connection: Connection) -> None:
         """List a client no more: it is gone, and its last packet was taken."""
@@ -440,21 +431,19 @@ class ConnectionManager(ConnectionOwner):
         self._names.add(connection.session.name)
         self.connections.add(connection)
         if over:  # listed only so that what is unread can be taken
-            if self._handling is not None:
-                self._handling.leftOver(connection)
+            self._handling.leftOver(connection)
             if not connection.isOver:
                 connection.finish(ConnectionClosed("it was over before a restart"))
             return
         self._handled(connection)
         self.sessions.add(connection)
         self.sessions.wait(connection)
-        if self._handling is not None:
-            self._handling.accepted(connection)
-            self._handling.detached(
-                connection, ConnectionClosed("the server was started again")
-            )
-            if connection.dispatcher is not None:
-                connection.handOver()
+        self._handling.accepted(connection)
+        self._handling.detached(
+            connection, ConnectionClosed("the server was started again")
+        )
+        if connection.dispatcher is not None:
+            connection.handOver()
 
     def goAway(self) -> None:
         """
@@ -500,23 +489,19 @@ class ConnectionManager(ConnectionOwner):
 
     def _handled(self, connection: ConnectionType) -> ConnectionType:
         """Let the handler, if there is one, have what comes over a new connection."""
-        if self._handling is not None:
-            store = self.store
-            self._handling.take(connection, store is not None and store.fences)
+        store = self.store
+        self._handling.take(connection, store is not None and store.fences)
         return connection
 
     def _tellBack(self, connection: Connection, noticed: bool) -> None:
         """Tell the handler of a client that is back, if it was away."""
-        handling = self._handling
-        if handling is None:
-            return
         if not noticed:  # for the handler each return follows a cut
-            handling.detached(
+            self._handling.detached(
                 connection,
                 ConnectionClosed("the client came back before it was missed"),
             )
         if not connection.isOver:
-            handling.attached(connection)
+            self._handling.attached(connection)
 
     def _record(
         self, connection: Connection, event: str, reason: str, details: dict[str, Any]

@@ -17,12 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.core.messages.frames import EncodedResponse, decoded
 from aesm.errors import ConnectionClosed, SpoolError
+from aesm.messages.deferred import ignore
 from aesm.messages.requests import Answer
 from aesm.messages.stream import Arrivals, Packet
 from aesm.server.awaited import Awaited
@@ -30,13 +31,9 @@ from aesm.store.stream import readBlob
 from aesm.trust.keys import PublicKey
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
     from aesm.cluster.store import EngineStore
     from aesm.store.interface import ISessionStore, Work
     from aesm.store.journal import Journal
-
-__all__ = ["Readings"]
 
 POLL = 1.0  # seconds until the engine is asked again, while somebody waits
 
@@ -136,7 +133,8 @@ class Readings:
         if lent.isRead:
             self._lent.popleft()
         if not self._touched:
-            self._journal.add(self._write).addErrback(_ignore)
+            # If it fails, it is lent to another node then.
+            self._journal.add(self._write).addErrback(ignore)
         self._touched[lent] = None
         return found
 
@@ -179,7 +177,3 @@ class Readings:
         """Ask again."""
         self._poll = None
         self._ask()
-
-
-def _ignore(failure: Failure) -> None:
-    """It is lent to another node then."""

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from aesm.store.log import Log
     from aesm.trust.keys import PublicKey
 
-__all__ = ["Activity", "Connections"]
-
 _log = Logger(namespace="aesm.activity")
 
 _T = TypeVar("_T")
@@ -310,11 +308,6 @@ class Connections(Mapping[Address, "Connection"]):
             self.ofCluster.end(reason)
         self.packets.end(reason)
         self.entries.end(reason)
-
-    @property
-    def held(self) -> int:
-        """The bytes of all packets that nobody has taken."""
-        return self.arrivals.held
 
     def nameFor(self, address: Address) -> Address:
         """

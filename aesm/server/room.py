@@ -10,8 +10,6 @@ from aesm.messages.connection import Connection
 from aesm.server.registry import Connections
 from aesm.server.sessions import Sessions
 
-__all__ = ["Room"]
-
 LOOKS = 64  # for room, while twice as much comes as there is room for
 
 
@@ -21,7 +19,6 @@ class Room:
     def __init__(
         self, budget: Budget, connections: Connections, sessions: Sessions
     ) -> None:
-        """@param budget: of all connections."""
         self._budget = budget
         self._connections = connections
         self._sessions = sessions

@@ -35,6 +35,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from aesm.core.messages.batch import Message
 from aesm.errors import SpoolError
 from aesm.messages.address import Address
 from aesm.messages.deferred import ReactorDeferred, resultNow
@@ -42,11 +43,9 @@ from aesm.secure.announce import announce
 from aesm.secure.listening import listenOn, serverEndpoint
 from aesm.server.broadcast import Peers
 from aesm.server.cluster import Cluster
-from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, Message, checkStop
+from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, checkStop
 from aesm.server.registry import Connections
 from aesm.trust.keys import PublicKey
-
-__all__ = ["AESMServerFactory", "Server", "listen", "tellNotWritten"]
 
 _log = Logger(namespace="aesm.server")
 

@@ -15,20 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from aesm.core.messages.hello import Hello
 from aesm.errors import CloseCode, ConnectionClosed, SessionLost
 from aesm.messages.budget import heldBy
 from aesm.messages.connection import Connection
 from aesm.secure.places import Shares, hostOf
 from aesm.trust.keys import PublicKey
-
-if TYPE_CHECKING:
-    from aesm.core.messages.hello import Hello
-
-__all__ = ["SESSION_GRACE", "Sessions", "isResumed"]
 
 SESSION_GRACE = 60.0  # seconds, docs/protocol.md, section 8
 

@@ -9,19 +9,15 @@ options say it::
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
 
 from aesm.cluster.opening import engineOpener
 from aesm.server.admission import PER_KEY
+from aesm.store.interface import ISessionStore
 from aesm.store.spool import spoolOpener
 from aesm.store.sqlite import MAX_SIZE
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
-    from aesm.store.interface import ISessionStore
-
-__all__ = ["storeOpener"]
 
 _SPOOL: dict[str, Any] = {"spool": None, "spoolSync": "normal", "spoolMax": MAX_SIZE}
 _ENGINE: dict[str, Any] = {

@@ -21,8 +21,6 @@ from aesm.errors import AESMError, SessionMoved
 from aesm.messages.connection import Connection
 from aesm.text import escape
 
-__all__ = ["Visits"]
-
 
 class _Counts(NamedTuple):
     """Messages that came, and that the client has acknowledged; their cost."""
@@ -48,7 +46,6 @@ class Visits:
     """Those who are in, since when, and what was counted by then."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        """@param clock: keeps time."""
         self._clock = clock
         self._begun: dict[Connection, tuple[float, _Counts]] = {}
 

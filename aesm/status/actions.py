@@ -10,7 +10,6 @@ is made.  Whatever changes something is a line in the log, with who it was.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
@@ -22,10 +21,10 @@ from aesm.errors import AESMError, CloseCode
 from aesm.messages.connection import Connection
 from aesm.server.service import Server
 from aesm.status.overview import Overview
+from aesm.status.pieces import joined
+from aesm.text import asciiJSON
 from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
-
-__all__ = ["Actions", "CannotDo", "Drain", "Operator"]
 
 _log = Logger(namespace="aesm.control")
 
@@ -126,7 +125,7 @@ class Actions:
                 f", {name} {value!r}" for name, value in (fields | done).items()
             ),
         )
-        return iter([_encoded({"ok": True, **done})])
+        return iter([asciiJSON({"ok": True, **done})])
 
     def _status(self, who: str | None = None, most: int | None = None) -> Iterator[str]:
         """Say what goes on, of one or all; if need be of those that lag most."""
@@ -138,10 +137,10 @@ class Actions:
             connections = overview.lagging(max(0, most))
         else:
             connections = overview.all()
-        beginning = f'{{"ok": true, "server": {_encoded(overview.totals())}, '
+        beginning = f'{{"ok": true, "server": {asciiJSON(overview.totals())}, '
         return chain(
             [beginning, '"connections": ['],
-            _joined(map(_encoded, overview.rows(connections))),
+            joined(map(asciiJSON, overview.rows(connections))),
             ["]}"],
         )
 
@@ -210,15 +209,3 @@ class Actions:
 def _isText(value: str) -> bool:
     """Tell whether UTF-8 can write it: JSON can write half a surrogate pair."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _encoded(value: object) -> str:
-    """Write printable ASCII."""
-    # JSON escapes all other control characters, but lets DEL through.
-    return json.dumps(value).replace("\x7f", "\\u007f")
-
-
-def _joined(texts: Iterator[str]) -> Iterator[str]:
-    """Put commas between."""
-    for number, text in enumerate(texts):
-        yield f", {text}" if number else text

@@ -20,7 +20,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
@@ -30,7 +30,6 @@ from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
-    IPullProducer,
     IReactorTime,
 )
 from twisted.internet.protocol import Factory, Protocol
@@ -38,14 +37,12 @@ from twisted.logger import Logger, LogLevel
 from twisted.protocols.basic import LineReceiver
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from aesm.secure.listening import listenOn
 from aesm.status.actions import CannotDo, Operator
+from aesm.status.pieces import Pieces
 from aesm.text import escape
 from aesm.trust.files import checkDirectory
-
-__all__ = ["ControlFactory", "ControlSocket"]
 
 _log = Logger(namespace="aesm.control")
 
@@ -53,7 +50,6 @@ MAX_LINE = 8192  # bytes of a request
 MAX_CLIENTS = 16  # that are connected at a time
 PATIENCE = 60.0  # seconds for the next request, or to take a piece of an answer
 CLOSING = 1.0  # seconds to take what is left of an answer when the server ends
-PIECES = 64  # rows of an answer that are written in a turn of the event loop
 _CREDENTIALS = struct.Struct("3i")  # of unix(7): pid, uid, gid
 
 
@@ -67,27 +63,6 @@ class Performer(Interface):
         @return: the answer, in pieces.
         @raise CannotDo: that is not possible.
         """
-
-
-@implementer(IPullProducer)
-class _Answer:
-    """Writes an answer as it is taken."""
-
-    def __init__(self, protocol: ControlProtocol, pieces: Iterator[str]) -> None:
-        self._protocol = protocol
-        self._pieces = pieces
-
-    def resumeProducing(self) -> None:
-        """All that was written is taken: write what comes next."""
-        text = "".join(islice(self._pieces, PIECES))
-        self._protocol.resetTimeout()
-        if text:
-            self._protocol.transport.write(text.encode("ascii"))
-        else:
-            self._protocol.answered()
-
-    def stopProducing(self) -> None:
-        """Nobody reads any more; C{connectionLost} follows."""
 
 
 class ControlProtocol(LineReceiver, TimeoutMixin):
@@ -126,15 +101,21 @@ class ControlProtocol(LineReceiver, TimeoutMixin):
         except CannotDo as error:
             pieces = _error(str(error))
         self.pauseProducing()
-        answer = _Answer(self, chain(pieces, ["\n"]))
+        answer = Pieces(chain(pieces, ["\n"]), self._write, self._answered)
         self.transport.registerProducer(answer, False)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Refuse what is no request."""
         self._end(f"a request has at most {MAX_LINE} bytes")
 
-    def answered(self) -> None:
+    def _write(self, data: bytes) -> None:
+        """Write a piece of an answer, since those before it are taken."""
+        self.resetTimeout()
+        self.transport.write(data)
+
+    def _answered(self) -> None:
         """An answer is written and taken: go on with the next request."""
+        self.resetTimeout()
         self.transport.unregisterProducer()
         self.resumeProducing()
 
@@ -160,7 +141,6 @@ class ControlFactory(Factory):
     noisy = False
 
     def __init__(self, clock: IReactorTime, actions: Performer) -> None:
-        """@param actions: does what is asked for."""
         self.clock = clock
         self.actions = actions
         self._clients: dict[ControlProtocol, None] = {}

@@ -30,8 +30,6 @@ from aesm.server.factory import MAX_AGENT
 from aesm.server.service import Server
 from aesm.trust.keys import PublicKey
 
-__all__ = ["Overview"]
-
 # Of waits, those that are told apart: from 64 microseconds to 67 seconds.
 SHORTEST, LONGEST = 6, 26  # powers of two
 NEVER = 1 << 64  # microseconds: behind all times at which something was sent

@@ -21,8 +21,6 @@ from twisted.web.template import Tag, tags
 from aesm.status.units import number, seconds, size
 from aesm.text import escape
 
-__all__ = ["STYLE", "statusPage"]
-
 REFRESH = 5  # seconds
 
 STYLE = """\

@@ -18,17 +18,16 @@ looks at the host that it is asked for.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
-from itertools import chain, islice
+from itertools import chain
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
-    IPullProducer,
     IReactorTime,
     IStreamServerEndpoint,
 )
@@ -39,16 +38,14 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from twisted.web.template import flatten
-from zope.interface import implementer
 
 from aesm.messages.address import addressOf, addressText
 from aesm.secure.listening import listenOn
 from aesm.status.metrics import CONTENT_TYPE, exposition
 from aesm.status.overview import Overview
 from aesm.status.page import STYLE, statusPage
-from aesm.text import escape
-
-__all__ = ["StatusPage", "StatusSite"]
+from aesm.status.pieces import Pieces, joined
+from aesm.text import asciiJSON, escape
 
 _log = Logger(namespace="aesm.status")
 
@@ -56,7 +53,6 @@ MAX_CLIENTS = 64  # connections at a time
 PATIENCE = 30  # seconds for a request
 SHOWN = 100  # connections on the page
 MAX_BODY = 65_536  # bytes that are read only to be thrown away
-PIECES = 64  # rows that are written in a turn of the event loop
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -255,15 +251,13 @@ class _Resource(Resource):
         """Tell programs."""
         request.setHeader("Content-Type", "application/json")
         overview = self._overview
-        rows = map(json.dumps, overview.rows(overview.all()))
-        pieces = chain(
-            ['{"server": ', json.dumps(overview.totals()), ', "connections": ['],
-            (row if first else f", {row}" for first, row in _marked(rows)),
-            ["]}\n"],
-        )
+        rows = map(asciiJSON, overview.rows(overview.all()))
+        beginning = f'{{"server": {asciiJSON(overview.totals())}, "connections": ['
+        pieces = chain([beginning], joined(rows), ["]}\n"])
         if request.method == b"HEAD":
             return _send(request, b"")
-        request.registerProducer(_Pieces(request, pieces), False)
+        finish = partial(_finish, request)
+        request.registerProducer(Pieces(pieces, request.write, finish), False)
         return _LATER
 
     def _health(self, request: Request) -> int:
@@ -280,33 +274,10 @@ class _Resource(Resource):
         return _say(request, 200, "ok")
 
 
-@implementer(IPullProducer)
-class _Pieces:
-    """Writes a long answer as it is taken, some of it in each turn."""
-
-    def __init__(self, request: Request, pieces: Iterator[str]) -> None:
-        self._request = request
-        self._pieces = pieces
-
-    def resumeProducing(self) -> None:
-        """All that was written is taken: write what comes next."""
-        text = "".join(islice(self._pieces, PIECES))
-        if text:
-            self._request.write(text.encode("ascii"))
-        else:
-            self._request.unregisterProducer()
-            self._request.finish()
-
-    def stopProducing(self) -> None:
-        """Nobody reads any more."""
-
-
-def _marked(items: Iterator[str]) -> Iterator[tuple[bool, str]]:
-    """Tell the first from the others."""
-    first = True
-    for item in items:
-        yield first, item
-        first = False
+def _finish(request: Request) -> None:
+    """End an answer that was written in pieces."""
+    request.unregisterProducer()
+    request.finish()
 
 
 def _argument(request: Request, name: bytes) -> str:

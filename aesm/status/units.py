@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["number", "seconds", "size"]
-
 
 def number(value: float, base: int = 1000) -> str:
     """Write a count, such as C{"1.5k"}; C{base} is that of the prefixes."""

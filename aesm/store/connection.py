@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
-from aesm.core.messages.batch import Batch, Body
+from aesm.core.messages.batch import Batch, Body, Message
 from aesm.core.messages.frames import (
     EncodedRequest,
     EncodedResponse,
@@ -30,7 +30,6 @@ from aesm.core.messages.frames import (
     Requests,
     markedOf,
 )
-from aesm.core.messages.outbox import Message
 from aesm.core.messages.session import Session
 from aesm.errors import AESMError, SessionLost, SpoolError
 from aesm.messages.acknowledgements import Acknowledgement, FailedAcknowledgement
@@ -46,10 +45,8 @@ from aesm.store.undoing import Numbering, elsewhere, hasLeft, haveAnswers, takeO
 
 if TYPE_CHECKING:
     from aesm.core.channel.channel import Channel
-    from aesm.messages.owner import PacketDispatcher
+    from aesm.messages.dispatcher import Dispatcher
     from aesm.messages.protocol import AESMProtocol
-
-__all__ = ["DurableConnection"]
 
 _log = Logger(namespace="aesm.durable")
 
@@ -147,11 +144,7 @@ class DurableConnection(Connection):
         journal.sessions[session.name] = self
 
     def begin(self) -> Deferred[None]:
-        """
-        Store the session, before its peer knows of it.
-
-        @return: as L{ISessionStore.begin}.
-        """
+        """Store the session, before its peer knows of it: L{ISessionStore.begin}."""
         return self._journal.begin(self.session.name, self._peerText, self._state())
 
     def abandon(self) -> None:
@@ -343,11 +336,7 @@ class DurableConnection(Connection):
         self._journal.touch(self)
 
     def settled(self, first: int, count: int, cost: int) -> None:
-        """
-        Count messages for which there is no place in C{retrieved}.
-
-        @param first: the number of the first of them.
-        """
+        """Count messages, from a number on, with no place in C{retrieved}."""
         self._next = first + count
         self.retrieved.settle(first, count)
         self.handled(count, cost)
@@ -372,7 +361,7 @@ class DurableConnection(Connection):
 
     def handOver(self) -> None:
         """Hand the handler what was restored and nobody took."""
-        dispatcher = cast("PacketDispatcher", self.dispatcher)
+        dispatcher = cast("Dispatcher", self.dispatcher)
         for packet in self.retrieved:
             cost, call = handing(dispatcher, packet)
             self._restoredCosts.append(cost)
@@ -499,9 +488,7 @@ class DurableConnection(Connection):
             self._stored = max(self._stored, batch.first + count)
 
     def _discard(self, store: ISessionStore, outgoing: bool, before: int) -> None:
-        """
-        Remove messages from the store, if there are any that were not removed before.
-        """
+        """Remove messages from the store that were not removed before."""
         if before > self._discarded[outgoing]:
             self._discarded[outgoing] = before
             store.discard(self.session.name, outgoing, before)

@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 
 from aesm.errors import SpoolError
 from aesm.messages.acknowledgements import AckCount, LazyDeferred
+from aesm.messages.deferred import cancelTimer, ignore
 from aesm.store.undoing import elsewhere, hasLeft
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from aesm.messages.connection import Connection
     from aesm.store.interface import ILogStore, ISessionStore
-
-__all__ = ["Counting", "LogCount"]
 
 SOON = 0.75  # of the patience, until a process says how many have it by then
 
@@ -181,8 +180,7 @@ class Counting:
     def _end(self, number: int) -> _Question:
         """Wait for no answers any more."""
         question = self._questions.pop(number)
-        if question.deadline.active():
-            question.deadline.cancel()
+        cancelTimer(question.deadline)
         return question
 
     def _counted(self, number: int) -> None:
@@ -199,7 +197,7 @@ class Counting:
             case [b"ask", node, number, position]:
                 tell = partial(self._tally, node.decode(), int(number))
                 found = self._has(int(position)).addCallback(tell)
-                found.addErrback(_ignore)  # we stop
+                found.addErrback(ignore)  # we stop
             case [b"has", number, having]:
                 question = self._questions.get(int(number))
                 if question is not None:
@@ -221,16 +219,11 @@ class Counting:
         call = self._answering.pop(tally, None)
         if call is None:  # we stop
             return
-        if call.active():
-            call.cancel()
+        cancelTimer(call)
         said = self._store.say(node, b"has %d %d" % (number, having))
-        said.addErrback(_ignore)  # who asks waits for a while only
+        said.addErrback(ignore)  # who asks waits for a while only
 
 
 def _stopped() -> SpoolError:
     """Make the error for who asks too late."""
     return SpoolError("nobody says how many have it: the log is closed")
-
-
-def _ignore(failure: object) -> None:
-    """Nobody is to be told."""

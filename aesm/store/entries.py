@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from aesm.core.messages.batch import (
     MAX_COST,
@@ -26,28 +26,8 @@ from aesm.core.messages.batch import (
 )
 from aesm.core.messages.frames import MESSAGE_OVERHEAD
 from aesm.store.following import Following, Place
-from aesm.store.interface import Blob, Entry
+from aesm.store.interface import Blob, Entry, ILogStore
 from aesm.store.stream import readBlob
-
-if TYPE_CHECKING:
-    from aesm.store.interface import ILogStore
-
-__all__ = [
-    "ENTRY_MEMORY",
-    "EVENT",
-    "GONE",
-    "LOG_SIZE",
-    "Entries",
-    "Row",
-    "Told",
-    "batched",
-    "decoded",
-    "encoded",
-    "encodedEvent",
-    "entriesOf",
-    "grouped",
-    "together",
-]
 
 LOG_SIZE: Final = 14 << 20  # bytes of entries that are kept
 ENTRY_MEMORY: Final = 256  # bytes of an entry, beside its message
@@ -243,7 +223,6 @@ class Entries:
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
         self.position = 0
         self.name = b""
         self._entries: list[Told] = []

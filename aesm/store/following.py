@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-__all__ = ["Following", "Place", "Places"]
-
 Places = list[tuple[int, int, int]]  # number of the first, how many, last position
 
 
@@ -43,7 +41,6 @@ class Following:
     __slots__ = ("_behind", "isKept", "place", "places")
 
     def __init__(self, place: Place) -> None:
-        """Begin with nothing in the outbox."""
         self.place = place
         self.places: Places = []
         self.isKept = False
@@ -91,12 +88,7 @@ class Following:
         return self._behind
 
     def state(self, done: int, position: int) -> Place:
-        """
-        Say what is to be written.
-
-        @param done: as C{behind}.
-        @param position: as C{behind}.
-        """
+        """Say what is to be written; the arguments are those of C{behind}."""
         behind = self.behind(done, position)
         # Where some of what was told together is acknowledged, it is not counted yet.
         number = min(done, self.places[0][0]) if self.places else done
@@ -125,10 +117,8 @@ class Following:
 
     def keep(self, position: int) -> Iterable[tuple[int, int]]:
         """
-        Count what is in the outbox as the session's own.
-
-        @param position: from where it goes on.
-        @return: of these the numbers of the first, and how many.
+        Count what is in the outbox as the session's own, which goes on from a position:
+        list the numbers of the first, and how many.
         """
         kept, self.places, self.isKept = self.places, [], False
         self._behind = position

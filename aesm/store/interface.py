@@ -31,22 +31,6 @@ if TYPE_CHECKING:
 
     from aesm.errors import SpoolError
 
-__all__ = [
-    "ACKNOWLEDGED",
-    "Blob",
-    "Early",
-    "Entry",
-    "ILogStore",
-    "IReplica",
-    "ISessionStore",
-    "LogPage",
-    "Lost",
-    "Rows",
-    "Snapshot",
-    "Stored",
-    "Work",
-]
-
 # What of a state says how far the peer is.  The peer alone decides on that: it may be
 # stored, with the outgoing messages that are discarded for it, before anything else.
 ACKNOWLEDGED: Final = ("acknowledged", "acknowledgedCost", "limit", "log")

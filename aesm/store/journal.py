@@ -16,19 +16,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from aesm.messages.deferred import ignore
+
 if TYPE_CHECKING:
-    from aesm.core.messages.session import Session
     from aesm.messages.protocol import AESMProtocol
+    from aesm.store.connection import DurableConnection
     from aesm.store.interface import ISessionStore
     from aesm.store.log import Log
-
-__all__ = ["Journal", "JournalState", "Journaled"]
 
 
 class JournalState(Enum):
@@ -39,25 +39,8 @@ class JournalState(Enum):
     CLOSED = "closed"  # nothing more is written
 
 
-class Journaled(Protocol):
-    """A connection whose session is stored."""
-
-    session: Session
-
-    def write(self, store: ISessionStore) -> Callable[[], AESMProtocol | None]:
-        """
-        Add to the store what has changed since the last time.
-
-        @return: to be called once that is committed; returns what has something to
-            send then, if anything has.
-        """
-
-    def writable(self) -> None:
-        """The store can be written again."""
-
-
 # A connection, and what C{write} has returned.
-_Written = tuple[Journaled, "Callable[[], AESMProtocol | None]"]
+_Written = tuple["DurableConnection", "Callable[[], AESMProtocol | None]"]
 
 # Fires once something is stored, and the session whose message caused it, or empty.
 _Waiter = tuple["Deferred[None]", str]
@@ -80,13 +63,15 @@ class Journal:
         """
         self.store = store
         self.state = JournalState.RUNNING
-        self.sessions: dict[str, Journaled] = {}
+        self.sessions: dict[str, DurableConnection] = {}
         self.log: Log | None = None
         self._clock = clock
         # Dicts and not sets, for their order: who came first is written first.
-        self._changed: dict[Journaled, None] = {}
-        self._blocked: dict[Journaled, None] = {}  # until the store can be written
-        self._forgotten: dict[str, Journaled] = {}  # by name
+        self._changed: dict[DurableConnection, None] = {}
+        self._blocked: dict[
+            DurableConnection, None
+        ] = {}  # until the store can be written
+        self._forgotten: dict[str, DurableConnection] = {}  # by name
         # What else this turn writes, and who waits for that.
         self._others: list[tuple[Callable[[ISessionStore], object], _Waiter]] = []
         self._writeCall: IDelayedCall | None = None
@@ -97,30 +82,28 @@ class Journal:
         return self.store.failure is None and self.state is JournalState.RUNNING
 
     @property
-    def changed(self) -> list[Journaled]:
+    def changed(self) -> list[DurableConnection]:
         """List those of which something is to be written at the end of this turn."""
         return list(self._changed)
 
-    def find(self, name: str) -> Journaled | None:
+    def find(self, name: str) -> DurableConnection | None:
         """Find one that is ours, or was at the beginning of this turn."""
         return self.sessions.get(name) or self._forgotten.get(name)
 
     def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
         """
-        Store a session that begins, before its peer knows of it.
-
-        @return: as L{ISessionStore.begin}.
+        Store a session that begins, before its peer knows: L{ISessionStore.begin}.
         """
         if name in self._forgotten:  # else what removes that would remove this
             self.writeNow()
         return self.store.begin(name, peer, state)
 
-    def touch(self, connection: Journaled) -> None:
+    def touch(self, connection: DurableConnection) -> None:
         """Write what has changed, at the end of this turn of the event loop."""
         self._changed[connection] = None
         self._schedule()
 
-    def block(self, connection: Journaled) -> None:
+    def block(self, connection: DurableConnection) -> None:
         """Call C{connection.writable} once the store can be written again."""
         if not self._blocked:
             # Maybe nothing else is to be written: that commit, even of nothing, fires
@@ -128,7 +111,7 @@ class Journal:
             self._schedule()
         self._blocked[connection] = None
 
-    def forget(self, connection: Journaled) -> None:
+    def forget(self, connection: DurableConnection) -> None:
         """Remove a session that is over and of which nothing is left to be taken."""
         if self.state is JournalState.RUNNING:
             self._changed.pop(connection, None)
@@ -156,14 +139,14 @@ class Journal:
         self._schedule()
         return written
 
-    def abandon(self, connection: Journaled) -> None:
+    def abandon(self, connection: DurableConnection) -> None:
         """
         Remove a session that was begun and of which no peer knows: also if the process
         is about to end, since the next one has nothing to go on with.
         """
         self.sessions.pop(connection.session.name, None)
         self.store.drop(connection.session.name)
-        self.store.commit().addErrback(_ignore)
+        self.store.commit().addErrback(ignore)  # who closes it is told
 
     def written(self) -> Deferred[None]:
         """
@@ -269,7 +252,3 @@ class Journal:
         """The store was closed before: tell who waits beside connections."""
         for waiter, _ in waiters:
             waiter.errback(failure)
-
-
-def _ignore(failure: object) -> None:
-    """The store was closed before all was written: who closes it is told."""

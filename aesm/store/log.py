@@ -26,6 +26,7 @@ from aesm.core.messages.batch import Message, bodyOf
 from aesm.core.messages.requests import sizeOf
 from aesm.errors import ConnectionClosed, MessageTooBig, SendBufferFull, SpoolError
 from aesm.messages.causes import CAUSE
+from aesm.messages.deferred import cancelTimer, ignore
 from aesm.store import entries
 from aesm.store.counting import Counting, LogCount
 from aesm.store.entries import (
@@ -51,18 +52,12 @@ if TYPE_CHECKING:
     from aesm.store.journal import Journal
     from aesm.store.logged import LoggedConnection
 
-__all__ = ["MAX_ENTRY", "MAX_SENDING", "Log"]
-
 MAX_SENDING = 16 << 20  # bytes of those that are not written yet
 RETRY: Final = 1.0  # seconds until it is read again when that failed
 
 _log = Logger(namespace="aesm.log")
 
 _T = TypeVar("_T")
-
-
-def _nobody(*arguments: object) -> None:
-    """Nobody is to be told."""
 
 
 # The same at any process
@@ -113,7 +108,7 @@ class Log:
         patience: float,
         sendBuffer: int,
         replica: IReplica | None = None,
-        broken: Callable[[SpoolError], object] = _nobody,
+        broken: Callable[[SpoolError], object] = ignore,
     ) -> None:
         """
         @param journal: has the sessions.
@@ -171,9 +166,8 @@ class Log:
     def _end(self, over: SpoolError) -> None:
         """Tell nobody anything any more, and say why."""
         self._over = over
-        for call in (self._delivery, self._retry):
-            if call is not None and call.active():
-                call.cancel()
+        cancelTimer(self._delivery)
+        cancelTimer(self._retry)
         self._counting.stop()
         waiting, self._waiting = self._waiting, []
         for each in waiting:
@@ -248,11 +242,7 @@ class Log:
             count.write(store)
 
     def tell(self, data: bytes, cause: Connection) -> Deferred[None]:
-        """
-        Tell the replicas of all processes that something has happened.
-
-        @see: L{Tellings.tell<aesm.store.telling.Tellings.tell>}
-        """
+        """Tell the replicas of all processes that something has happened."""
         return self._tellings.tell(data, cause, self._thisTurn)
 
     def _thisTurn(self) -> Turn:
@@ -342,9 +332,8 @@ class Log:
         @param others: what has something to send beside.
         @return: all that has.
         """
-        delivery, self._delivery = self._delivery, None
-        if delivery is not None and delivery.active():
-            delivery.cancel()
+        cancelTimer(self._delivery)
+        self._delivery = None
         news, self._news = self._news, []
         if not news:
             return others
@@ -401,11 +390,7 @@ class Log:
             self._broken(failure)
 
     def _sweep(self, grown: int) -> None:
-        """
-        Drop what is old, and have places written that were not since the last time.
-
-        @param grown: bytes that were told just now.
-        """
+        """Drop what is old, and have places written, after so many bytes more."""
         since, before = self._swept
         self._swept = (since + grown, before)
         if since + grown < self._stride:
@@ -498,11 +483,7 @@ class Log:
             self._replicated.rewound()
 
     async def _begin(self, first: int) -> None:
-        """
-        Begin with the first entry that is there, or behind a snapshot.
-
-        @param first: its position.
-        """
+        """Begin with the first entry that is there, or behind a snapshot."""
         position, name = first - 1, b""
         if self._replicated is not None:
             position, name = await self._replicated.begin(first)

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from aesm.store.journal import Journal
     from aesm.store.log import Log
 
-__all__ = ["LoggedConnection", "connectionFor"]
-
 
 class LoggedConnection(DurableConnection):
     """
@@ -45,12 +43,7 @@ class LoggedConnection(DurableConnection):
     def __init__(
         self, journal: Journal, owner: ConnectionOwner, session: Session, **options: Any
     ) -> None:
-        """
-        @param journal: has the log; else as L{DurableConnection}.
-        @param owner: as L{DurableConnection}.
-        @param session: as L{DurableConnection}.
-        @param options: as L{DurableConnection}.
-        """
+        """Make one as L{DurableConnection}, with a journal that has the log."""
         super().__init__(journal, owner, session, **options)
         self._entries = cast("Log", journal.log).entries
         position = self._entries.position
@@ -156,13 +149,6 @@ class LoggedConnection(DurableConnection):
 def connectionFor(
     journal: Journal, owner: ConnectionOwner, session: Session, **options: Any
 ) -> DurableConnection:
-    """
-    Make the connection of a session that is stored.
-
-    @param journal: as L{DurableConnection}.
-    @param owner: as L{DurableConnection}.
-    @param session: as L{DurableConnection}.
-    @param options: as L{DurableConnection}.
-    """
+    """Make the connection of a session that is stored, as L{DurableConnection}."""
     made = DurableConnection if journal.log is None else LoggedConnection
     return made(journal, owner, session, **options)

@@ -20,16 +20,13 @@ from aesm.core.messages.batch import LoggedBatch, bodyOf
 from aesm.errors import CloseCode, SpoolError
 from aesm.store import entries
 from aesm.store.entries import Row, Told, batched, decoded
-from aesm.store.interface import Snapshot
+from aesm.store.interface import Entry, ILogStore, IReplica, Rows, Snapshot
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from aesm.messages.protocol import AESMProtocol
-    from aesm.store.interface import Entry, ILogStore, IReplica, Rows
     from aesm.store.logged import LoggedConnection
-
-__all__ = ["Picking", "Replicated"]
 
 ROW_MEMORY: Final = 128  # bytes of a row, beside its message
 NAME_MEMORY: Final = 8  # bytes of the name of a session in it
@@ -132,11 +129,7 @@ class Replicated:
         return entry._replace(body=b"", rows=tuple(kept), memory=memory)
 
     def _shared(self, names: Collection[str]) -> tuple[tuple[str, ...], int]:
-        """
-        Sort names, or find those that were the same.
-
-        @return: and the bytes that they take in addition.
-        """
+        """Sort names, or find them; and tell how many bytes more they take."""
         if len(names) <= FEW:
             return tuple(sorted(names)), NAME_MEMORY * len(names)
         members = frozenset(names)
@@ -259,7 +252,6 @@ class Picking:
     """
 
     def __init__(self, news: Iterable[Told]) -> None:
-        """@param news: the entries."""
         # By the identity of the names: those for whom something is, or is not.
         self._sets: dict[int, tuple[Collection[str], bool]] = {}
         self._pieces: list[tuple[Told | None, int]] = []

@@ -32,11 +32,9 @@ from aesm.store.undoing import hasLeft
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
-    from aesm.messages.owner import PacketDispatcher
+    from aesm.messages.dispatcher import Dispatcher
     from aesm.store.connection import DurableConnection
     from aesm.store.interface import ISessionStore
-
-__all__ = ["DurableRequests", "handing"]
 
 MAX_MICROS = (1 << 64) - 1  # docs/protocol.md, section 6
 
@@ -49,7 +47,6 @@ class DurableRequests(Requests):
     __slots__ = ("_durable", "_ended", "_fresh", "_stored")
 
     def __init__(self, connection: DurableConnection) -> None:
-        """Begin with none."""
         super().__init__(connection)
         self._durable = connection
         # Those that the handler has begun with, and whose cost is not counted as
@@ -60,12 +57,7 @@ class DurableRequests(Requests):
         self._ended: list[tuple[int, Connection | None]] = []
 
     def append(self, kind: type, body: bytes) -> int:
-        """
-        Send a request or a response, if all others of this turn are the same, and it
-        can be stored.
-
-        @return: as L{Requests.append}.
-        """
+        """Do the same, if what is sent can be stored."""
         return super().append(kind, body) if self._durable.canAppend else 0
 
     def arrived(self, event: Asked) -> None:
@@ -169,9 +161,7 @@ def _microsOf(packet: Packet) -> int:
     return min(round(packet.time * 1e6), MAX_MICROS)
 
 
-def handing(
-    dispatcher: PacketDispatcher, packet: Packet
-) -> tuple[int, Callable[[], object]]:
+def handing(dispatcher: Dispatcher, packet: Packet) -> tuple[int, Callable[[], object]]:
     """
     Prepare to hand a handler what was restored.
 

@@ -30,15 +30,6 @@ from aesm.store.logged import LoggedConnection, connectionFor
 from aesm.store.stream import readBlob
 from aesm.trust.keys import PublicKey
 
-__all__ = [
-    "DAMAGED",
-    "Loaded",
-    "answered",
-    "loadConnections",
-    "loadNow",
-    "restoredConnection",
-]
-
 _T = TypeVar("_T")
 
 Loaded = list[tuple[DurableConnection, bool]]
@@ -106,11 +97,7 @@ def _cbOpened(
     sendBuffer: int,
     options: dict[str, Any],
 ) -> Loaded:
-    """
-    Make connections of all sessions, or of none.
-
-    @raise SpoolError: they are damaged.
-    """
+    """Make connections of all sessions, or of none if one is damaged."""
     try:
         return [
             (

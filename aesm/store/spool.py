@@ -45,8 +45,6 @@ if TYPE_CHECKING:
         IReactorTime,
     )
 
-__all__ = ["Spool", "Worker", "spoolOpener"]
-
 SYNC = ("normal", "full")  # what is committed survives the process, or the power
 RETRY = 1.0  # seconds until a batch that could not be written is tried again
 
@@ -80,21 +78,13 @@ class _OwnThread:
         self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """
-        Call a function in the thread.
-
-        @see: L{Worker.run}
-        """
+        """Call a function in the thread."""
         if not self._pool.started:
             self._pool.start()
         return deferToThreadPool(self._reactor, self._pool, function, *arguments)
 
     def stop(self) -> None:
-        """
-        End the thread, which is idle by now, and wait for that.
-
-        @see: L{Worker.stop}
-        """
+        """End the thread, which is idle by now, and wait for that."""
         self._pool.stop()
 
 
@@ -109,7 +99,6 @@ class _Batch:
     """
 
     def __init__(self) -> None:
-        """Begin with no changes."""
         self.changes: dict[str, Changes] = {}
         self.waiters: list[Deferred[None]] = []
         self.begun: dict[str, Deferred[None]] = {}
@@ -132,11 +121,7 @@ class _Batch:
         self.begun |= newer.begun
 
     def giveUpBegun(self) -> list[Deferred[None]]:
-        """
-        Take out the sessions that begin, after a failure.
-
-        @return: who waits for them.
-        """
+        """Take out the sessions that begin, after a failure, and list who waits."""
         begun, self.begun = self.begun, {}
         for name in begun:
             # It may be in the file, if a commit failed so late that nobody knows.
@@ -212,13 +197,11 @@ class Spool:
         self._retry: IDelayedCall | None = None
         self._closed: Deferred[None] | None = None
 
+    # ISessionStore
+
     @property
     def size(self) -> int:
-        """
-        The bytes of the file and its log, as they are on the disk.
-
-        @see: L{ISessionStore}
-        """
+        """The bytes of the file and its log, as they are on the disk."""
         size = 0
         for path in (self.path, f"{self.path}-wal"):
             with suppress(OSError):
@@ -231,8 +214,6 @@ class Spool:
         """
         Read everything; blocks, and has fired.  What is in a file that another process
         has, too, is that one's.
-
-        @see: L{ISessionStore.open}
         """
         return succeed([]) if self._isShared else execute(self._file.load)
 
@@ -246,35 +227,19 @@ class Spool:
         return self._worker.run(self._file.load, names)
 
     def share(self) -> Deferred[None]:
-        """
-        Let another process open the file.
-
-        @return: fires when it can.
-        """
+        """Let another process open the file: fires when it can."""
         return self._worker.run(self._file.share)
 
     def reclaim(self) -> Deferred[bool]:
-        """
-        Have the file for ourselves again.
-
-        @return: fires with whether nobody else has it open any more.
-        """
+        """Have the file for ourselves again, and tell whether nobody else has it."""
         return self._worker.run(self._file.reclaim)
 
     def damaged(self, reason: str) -> SpoolError:
-        """
-        Make the error for stored sessions that make no sense.
-
-        @see: L{ISessionStore.damaged}
-        """
+        """Make the error for stored sessions that make no sense."""
         return self._file.damaged(reason)
 
     def begin(self, name: str, peer: str, state: dict[str, Any]) -> Deferred[None]:
-        """
-        Store a session of which its peer does not know yet.
-
-        @see: L{ISessionStore.begin}
-        """
+        """Store a session of which its peer does not know yet."""
         if self.failure is not None:
             return fail(SpoolError(str(self.failure)))
         if self._closed is not None:
@@ -285,19 +250,11 @@ class Spool:
         return begun
 
     def claim(self, name: str, peer: str) -> Deferred[Stored | None]:
-        """
-        Find nothing: all sessions of a file are its process's from the start.
-
-        @see: L{ISessionStore.claim}
-        """
+        """Find nothing: all sessions of a file are its process's from the start."""
         return succeed(None)
 
     def put(self, name: str, peer: str, state: dict[str, Any]) -> None:
-        """
-        Add a session, or replace its state.
-
-        @see: L{ISessionStore.put}
-        """
+        """Add a session, or replace its state."""
         self._next.of(name).put(peer, state)
 
     def append(
@@ -309,43 +266,23 @@ class Spool:
         frames: bytes,
         cause: str = "",
     ) -> None:
-        """
-        Add messages to a session.
-
-        @see: L{ISessionStore.append}
-        """
+        """Add messages to a session."""
         self._next.of(name).append(outgoing, Blob(number, count, frames))
 
     def discard(self, name: str, outgoing: bool, before: int) -> None:
-        """
-        Remove messages of a session.
-
-        @see: L{ISessionStore.discard}
-        """
+        """Remove messages of a session."""
         self._next.of(name).discard(outgoing, before)
 
     def addRequest(self, name: str, number: int, frame: bytes) -> None:
-        """
-        Add an open request to a session.
-
-        @see: L{ISessionStore.addRequest}
-        """
+        """Add an open request to a session."""
         self._next.of(name).addRequest(Blob(number, 1, frame))
 
     def removeRequest(self, name: str, number: int, cause: str = "") -> None:
-        """
-        Remove a request from a session.
-
-        @see: L{ISessionStore.removeRequest}
-        """
+        """Remove a request from a session."""
         self._next.of(name).removeRequest(number)
 
     def drop(self, name: str) -> None:
-        """
-        Remove a session with all its messages.
-
-        @see: L{ISessionStore.drop}
-        """
+        """Remove a session with all its messages."""
         if self._next.begun.pop(name, None) is None:
             self._next.changes[name] = Changes(dropped=True)
         else:
@@ -354,25 +291,15 @@ class Spool:
             del self._next.changes[name]
 
     def attend(self, name: str, isThere: bool) -> None:
-        """
-        Do nothing: nobody else knows of the session.
-
-        @see: L{ISessionStore.attend}
-        """
+        """Do nothing: nobody else knows of the session."""
 
     def release(self, name: str) -> None:
-        """
-        Do nothing: who has the file has the session.
-
-        @see: L{ISessionStore.release}
-        """
+        """Do nothing: who has the file has the session."""
 
     def commit(self, early: Early | None = None) -> Deferred[None]:
         """
         Write the changes so far, now or behind the batch that is being written; all at
         once, so that nobody is told early.
-
-        @see: L{ISessionStore.commit}
         """
         if self._closed is not None:
             return fail(self._closedError())
@@ -382,11 +309,7 @@ class Spool:
         return waiter
 
     def close(self) -> Deferred[None]:
-        """
-        Write the changes so far, and close file and thread.
-
-        @see: L{ISessionStore.close}
-        """
+        """Write the changes so far, and close file and thread."""
         if self._closed is not None:
             raise RuntimeError(f"{self.path} is closed already")
         closed = self._closed = Deferred()
@@ -473,9 +396,7 @@ class Spool:
 
     def _finish(self, error: SpoolError | None) -> None:
         """
-        Close the file, then the worker, then tell those who wait.
-
-        @param error: why not all was written, or None.
+        Close the file and the worker, then tell who waits why not all was written.
         """
         self._busy = True  # for good: nothing begins any more
         closed = self._worker.run(self._file.close)
@@ -488,12 +409,7 @@ class Spool:
         error: SpoolError | None,
         waiters: list[Deferred[None]],
     ) -> Failure | None:
-        """
-        Tell those who wait for what was not written.
-
-        @param error: why not all was written; None only where nobody waits.
-        @return: what L{close} fires with.
-        """
+        """Tell those who wait for what was not written, and the closer, too."""
         self._worker.stop()
         if error is None:
             return result

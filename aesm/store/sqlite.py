@@ -44,8 +44,6 @@ from aesm.trust.files import (
     writeFile,
 )
 
-__all__ = ["Changes", "SpoolFile"]
-
 # To SQLite a change is a change of whole pages: a message of a few bytes writes one to
 # the log.  The smaller they are, the less that is, and the more it costs to write large
 # messages: each page is a write of its own.
@@ -303,12 +301,7 @@ class SpoolFile:
             raise self._explained(error) from error
 
     def _prepare(self, full: bool, shared: bool) -> None:
-        """
-        See whose database it is, and set it up; nothing is changed in one of others.
-
-        @raise SpoolError: it is not ours, or damaged.
-        @raise sqlite3.Error: it cannot be read, or written.
-        """
+        """See whose database it is, and set it up; others' are not changed."""
         execute = self._connection.execute
         execute(f"PRAGMA busy_timeout = {BUSY_MILLIS if shared else 0}")
         execute(f"PRAGMA page_size = {PAGE}")  # of a file that is made
@@ -347,11 +340,7 @@ class SpoolFile:
             raise self.damaged(damage.splitlines()[-1])
 
     def _lock(self) -> None:
-        """
-        Have the file for ourselves, until it is closed or shared.
-
-        @raise sqlite3.Error: another program has it open.
-        """
+        """Have the file for ourselves, until it is closed or shared."""
         self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -403,11 +392,7 @@ class SpoolFile:
     def _stored(
         self, rows: Iterable[Sequence[Any]], parts: Iterable[Sequence[Any]]
     ) -> list[Stored]:
-        """
-        Put together what was read of sessions.
-
-        @raise SpoolError: it is damaged.
-        """
+        """Put together what was read of sessions; C{SpoolError} if damaged."""
         sessions, keys = {}, {}
         for session, name, peer, keys[session] in rows:
             sessions[session] = Stored(name, peer, {}, [], [], [])
@@ -449,11 +434,7 @@ class SpoolFile:
             self._writeAll(changes)
 
     def _writeAll(self, changes: Mapping[str, Changes]) -> None:
-        """
-        Do what C{write} does.
-
-        @raise sqlite3.Error: as C{write}.
-        """
+        """Do what C{write} does; raises C{sqlite3.Error} as it is."""
         try:
             self._transact(changes)
         except sqlite3.Error as error:
@@ -489,11 +470,7 @@ class SpoolFile:
         self._connection.execute(f"PRAGMA max_page_count = {pages}")
 
     def _amend(self, changes: Mapping[str, Changes]) -> list[str]:
-        """
-        Write what changes or removes what is there.
-
-        @return: the sessions that are not.
-        """
+        """Write what changes or removes what is there; list what sessions are not."""
         execute, new = self._connection.execute, []
         for name, change in changes.items():
             if change.dropped:
@@ -549,19 +526,11 @@ class SpoolFile:
         self._connection.close()
 
     def _value(self, query: str) -> Any:
-        """
-        Query one value.
-
-        @raise sqlite3.Error: it cannot be read.
-        """
+        """Query one value."""
         return self._connection.execute(query).fetchone()[0]
 
     def _parse(self, keys: str, values: bytes) -> dict[str, Any]:
-        """
-        Decode a state.
-
-        @raise SpoolError: it makes no sense.
-        """
+        """Decode a state; C{SpoolError} if it makes no sense."""
         try:
             return dict(zip(json.loads(keys), json.loads(values), strict=True))
         except (TypeError, ValueError) as error:

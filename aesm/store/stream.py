@@ -20,26 +20,19 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from twisted.python.failure import Failure
-
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import Messages, markedOf
 from aesm.errors import CloseCode
 from aesm.messages.acknowledgements import Acknowledgement
+from aesm.messages.deferred import ignore
 from aesm.messages.requests import Answer, Request
 from aesm.messages.stream import DataStream, Packet, costOf
 from aesm.store.interface import Blob
-
-__all__ = ["DurableStream", "readBlob"]
 
 Ranges = list[list[int]]  # of numbers: the first, and the one behind the last
 
 # Bytes of a message that is read back: it was accepted under the C{maxMessage} of then.
 ANY_SIZE = (1 << 32) - 1
-
-
-def _ignore(failure: Failure) -> None:
-    """Who asked is told that the connection is over."""
 
 
 def _asItIs(number: int, micros: int, data: str | bytes) -> Any:
@@ -165,12 +158,7 @@ class DurableStream(DataStream):
         self._popped.extend((number, 0) for number in range(first, first + count))
 
     def takenElsewhere(self, first: int, last: int) -> None:
-        """
-        Another process has taken packets, which may come here later only.
-
-        @param first: the number of the first.
-        @param last: the number of the last.
-        """
+        """Another process took these packets, which may come here later only."""
         numbers = range(max(first, self.first), last + 1)
         self._elsewhere.update(numbers)
         self.skip()
@@ -196,7 +184,7 @@ class DurableStream(DataStream):
                     "no requests are taken here", CloseCode.NOT_TAKEN
                 )
                 if not isinstance(refused, Acknowledgement):
-                    refused.addErrback(_ignore)
+                    refused.addErrback(ignore)  # who asked is told so
 
     def taken(self) -> int:
         """
@@ -279,12 +267,7 @@ def readBlob(blob: Blob) -> Messages:
 
 
 def _messagesOf(blobs: Iterable[Blob]) -> list[tuple[int, int, str | bytes]]:
-    """
-    Read what is stored.
-
-    @return: of each message the number, the time, and itself.
-    @raise ValueError: it is damaged.
-    """
+    """Read what is stored: number, time and data each; C{ValueError} if damaged."""
     return [
         (number, messages.micros, data)
         for blob in blobs

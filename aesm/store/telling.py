@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from aesm.errors import MessageTooBig
 from aesm.store.entries import EVENT, GONE, encodedEvent
-from aesm.store.journal import JournalState
+from aesm.store.journal import Journal, JournalState
 from aesm.store.undoing import hasLeft
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.store.counting import LogCount
     from aesm.store.interface import ILogStore, ISessionStore
-    from aesm.store.journal import Journal
-
-__all__ = ["MAX_ENTRY", "Tellings", "Turn", "endEntry"]
 
 MAX_ENTRY: Final = 1 << 20  # bytes of a message to all
 
@@ -47,7 +44,6 @@ class Turn:
     __slots__ = ("counts", "micros", "size")
 
     def __init__(self, micros: int) -> None:
-        """Begin with nothing."""
         self.micros = micros
         self.counts: list[LogCount] = []
         self.size = 0

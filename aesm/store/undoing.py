@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from aesm.messages.acknowledgements import Acknowledgement
     from aesm.messages.connection import Connection
 
-__all__ = ["Numbering", "elsewhere", "hasLeft", "haveAnswers", "takeOut"]
-
 
 def hasLeft(cause: Connection | None) -> bool:
     """Tell whether what something has caused happens in another process."""

@@ -85,7 +85,6 @@ class MemoryNetwork:
     """
 
     def __init__(self) -> None:
-        """Start without a server or clients."""
         self.clock = Clock()
         self.chunkSize = BUFFER
         self.links: list[MemoryLink] = []

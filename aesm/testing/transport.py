@@ -47,7 +47,6 @@ class MemoryPipe:
     """
 
     def __init__(self) -> None:
-        """Start with nothing in flight."""
         self.inFlight = bytearray()
         self.stalled = False
         self.end: Exception | None = None

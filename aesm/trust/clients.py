@@ -41,8 +41,6 @@ from aesm.trust.files import (
 )
 from aesm.trust.keys import PublicKey
 
-__all__ = ["AuthorizedKeys"]
-
 _log = Logger(namespace="aesm.trust")
 
 MAX_NAME = 64  # characters

@@ -35,28 +35,6 @@ from pathlib import Path
 
 from aesm.errors import KeyFileError, KeyFileUnavailable
 
-__all__ = [
-    "MAX_FILE",
-    "OTHERS_WRITE",
-    "AnyPath",
-    "badLine",
-    "checkDirectory",
-    "checkStatus",
-    "expanded",
-    "lines",
-    "locked",
-    "openToAppend",
-    "pair",
-    "publish",
-    "readFile",
-    "stateDirectory",
-    "sync",
-    "syncDirectory",
-    "versionOf",
-    "withoutBOM",
-    "writeFile",
-]
-
 AnyPath = str | os.PathLike[str]
 
 MAX_FILE = 4 << 20  # bytes of a file of lines: some fifty thousand of them

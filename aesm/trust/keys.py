@@ -39,8 +39,6 @@ from aesm.errors import KeyFileError
 from aesm.noise.functions import KeyPair
 from aesm.trust.files import AnyPath, expanded, readFile, withoutBOM, writeFile
 
-__all__ = ["PSK", "PrivateKey", "PublicKey", "nextKeyOf"]
-
 _log = Logger(namespace="aesm.trust")
 
 KEY_SIZE = 32  # bytes, of every kind of key here

@@ -22,17 +22,6 @@ from urllib.parse import quote, unquote
 
 from twisted.internet.interfaces import IAddress
 
-__all__ = [
-    "DEFAULT_PORT",
-    "canonicalAddress",
-    "canonicalHost",
-    "fieldsOf",
-    "locationOf",
-    "locationOfAddress",
-    "quoteLocation",
-    "unquoteLocation",
-]
-
 DEFAULT_PORT = 8765
 
 # What an endpoint's string consists of: its kind in lower case, its positional and its

@@ -17,8 +17,6 @@ from hashlib import sha256
 
 from aesm.trust.keys import PublicKey
 
-__all__ = ["picture"]
-
 WIDTH, HEIGHT = 17, 9
 VISITS = " .o+=*BOX@%&#/^"  # never, once, and so on; the last for all that is more
 START, END = "S", "E"

@@ -30,16 +30,6 @@ from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
 from aesm.trust.servers import KnownServers
 
-__all__ = [
-    "Answer",
-    "checkClient",
-    "checkServer",
-    "clientPolicy",
-    "isOperator",
-    "trustPolicy",
-    "whenKnown",
-]
-
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 _More = ParamSpec("_More")

@@ -47,8 +47,6 @@ from aesm.trust.files import (
 from aesm.trust.keys import PublicKey
 from aesm.trust.locations import quoteLocation, unquoteLocation
 
-__all__ = ["AnyServer", "KnownServers", "Pinned"]
-
 # Not on the classes: there Twisted would name it after each.
 _log = Logger(namespace="aesm.trust")
 

@@ -13,10 +13,9 @@ from aesm.cluster.batch import MAX_BYTES, MAX_INLET, MAX_SESSIONS
 from aesm.cluster.engine import MAX_RETRY
 from aesm.cluster.lease import TIME
 from aesm.cluster.repair import _cut
-from aesm.cluster.store import Entry
 from aesm.cluster.writer import RETRY
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, Stored
+from aesm.store.interface import Blob, Entry, Stored
 from tests.support.engines import EngineTestCase, Node
 
 

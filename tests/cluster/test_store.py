@@ -13,10 +13,9 @@ from zope.interface.verify import verifyObject
 
 from aesm.cluster import batch, store
 from aesm.cluster.engine import MAX_RETRY
-from aesm.cluster.store import Entry
 from aesm.cluster.writer import RETRY
 from aesm.errors import SpoolError
-from aesm.store.interface import Blob, ISessionStore, Stored
+from aesm.store.interface import Blob, Entry, ISessionStore, Stored
 from tests.support.engines import EngineTestCase, Node
 
 BATCH = 300  # sessions: more than are told the engine at once

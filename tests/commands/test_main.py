@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.commands.main import CoroutineRunner, reportingTrust
+from aesm.commands.main import CoroutineRunner, observing
 from aesm.server.registry import Connections
 
 
@@ -125,14 +125,14 @@ class RunnerTests(SynchronousTestCase):
 
 
 class ReportTests(SynchronousTestCase):
-    """L{reportingTrust} tells people what else only the log would."""
+    """L{observing} tells people what else only the log would."""
 
     def test_refused(self) -> None:
         """Who is refused is said in one line, and of others nothing; nor afterwards."""
         errors = StringIO()
         self.patch(sys, "stderr", errors)
         connections = Connections()
-        with reportingTrust():
+        with observing():
             for event in ("accepted", "refused", "probed", "lost"):
                 connections.record(("192.0.2.1", 7), event, 1.0, f"why it is {event}")
         connections.record("unix-1", "refused", 1.0, "")

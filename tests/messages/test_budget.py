@@ -79,7 +79,7 @@ class BudgetTests(PairTestCase):
         while (found := server.connections.getDataOrdinal())[0] is not None:
             taken.append(found[1].data)
         self.assertEqual(taken, [bytes(1000)] * 10 + ["fine"])
-        self.assertEqual(server.connections.held, 0)
+        self.assertEqual(server.connections.arrivals.held, 0)
 
     def test_notWhole(self) -> None:
         """
@@ -128,7 +128,7 @@ class BudgetTests(PairTestCase):
         link.toClient.stalled = False
         network.deliver()
         self.assertClosed(late, 1013)
-        self.assertEqual(server.connections.held, 10_640)
+        self.assertEqual(server.connections.arrivals.held, 10_640)
 
     def stalledJoin(self, network: MemoryNetwork, **options: Any) -> Connection:
         """Connect a client that acknowledges nothing."""

@@ -165,7 +165,7 @@ class ResumeTestCase(ServiceTestCase):
         self.assertEqual(manager.sessions._byName, {})
         self.assertEqual((len(places._hosts), len(places._pending)), (0, 0))
         self.assertEqual(manager.budget._kept, 0)
-        self.assertEqual(server.connections.held, 0)
+        self.assertEqual(server.connections.arrivals.held, 0)
         self.assertEqual(list(server.connections), [])
 
 

@@ -18,7 +18,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 )
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from aesm.cluster import again, batch, repair, scripts, writer
@@ -40,8 +40,7 @@ from aesm.cluster.again import Sent
 from aesm.cluster.batch import Call, Changes, Gathered, Part
 from aesm.cluster.image import Image
 from aesm.cluster.scripts import Script
-from aesm.cluster.store import Entry
-from aesm.store.interface import Stored
+from aesm.store.interface import Entry, Stored
 from tests.support.engines import Line, Node, sharedServer
 
 EXAMPLES = os.environ.get("AESM_MODEL_EXAMPLES")
@@ -542,7 +541,7 @@ class FailoverMachine(ClusterMachine):
         self.snapshots: list[dict[bytes, bytes]] = []
         self.joined = 0
         self.told = 0
-        globalLogPublisher.addObserver(self.hear)
+        globalLogPublisher.addObserver(cast(ILogObserver, self.hear))
 
     kill = None  # type: ignore[assignment]
 
@@ -553,7 +552,7 @@ class FailoverMachine(ClusterMachine):
 
     def endAll(self) -> None:
         """Nor is who reads the log."""
-        globalLogPublisher.removeObserver(self.hear)
+        globalLogPublisher.removeObserver(cast(ILogObserver, self.hear))
         super().endAll()
 
     @invariant()

@@ -20,7 +20,7 @@ from aesm.errors import SessionLost, SessionMoved, SpoolError
 from aesm.plugins import HandlerMaker
 from aesm.secure.refusals import Refused
 from aesm.server.manager import RESUMES_PER_SESSION
-from aesm.store.log import MAX_ENTRY
+from aesm.store.telling import MAX_ENTRY
 from tests.support import engines
 from tests.support.clusters import ClusterTestCase, ServingNode
 from tests.support.engines import GRACE, RedisServer

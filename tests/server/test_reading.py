@@ -54,7 +54,7 @@ class ReadingTests(ClusterTestCase):
             each.cancel()
             self.failureResultOf(each, CancelledError)
         for node in self.nodes:
-            self.assertEqual(node.server.connections.held, 0)
+            self.assertEqual(node.server.connections.arrivals.held, 0)
             for connection in node.server.connections.values():
                 self.assertEqual(len(connection.retrieved), 0)
         self.assertEqual(self.left(), [])

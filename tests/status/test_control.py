@@ -28,11 +28,11 @@ from aesm.status.control import (
     MAX_CLIENTS,
     MAX_LINE,
     PATIENCE,
-    PIECES,
     ControlFactory,
     ControlProtocol,
     ControlSocket,
 )
+from aesm.status.pieces import PIECES
 
 
 class Performer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.messages.batch import MAX_COST, Batch, EncodedText
-from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
+from aesm.core.messages.batch import MAX_COST, Batch
+from aesm.core.messages.frames import MESSAGE_OVERHEAD, EncodedText, Messages
 from aesm.store import entries
 from aesm.store.entries import (
     ENTRY_MEMORY,

@@ -35,7 +35,8 @@ from aesm.server.registry import Connections
 from aesm.store import entries, log
 from aesm.store.entries import ENTRY_MEMORY
 from aesm.store.interface import Entry
-from aesm.store.log import MAX_ENTRY, Log
+from aesm.store.log import Log
+from aesm.store.telling import MAX_ENTRY
 from tests.messages.test_hotpath import records
 from tests.server.test_claimed import Way
 from tests.support.helpers import XX

@@ -29,8 +29,8 @@ from aesm.store.entries import (
     entriesOf,
 )
 from aesm.store.interface import Entry, IReplica, Rows
-from aesm.store.log import MAX_ENTRY
 from aesm.store.replicated import FEW, SHARED, Picking, Replicated
+from aesm.store.telling import MAX_ENTRY
 from tests.store.test_log import KEYS, LogTestCase, Talker
 from tests.support.helpers import XX
 from tests.support.pairs import SERVER_KEY

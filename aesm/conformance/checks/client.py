@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aesm.conformance.case import CLIENT, Case, NotApplicable, check
+from aesm.conformance.case import CLIENT, Case, NotApplicable, add, check, flipped
 from aesm.conformance.hello import encoded
 from aesm.conformance.peer import close
 from aesm.conformance.wire import (
@@ -26,30 +26,36 @@ from aesm.noise import KeyPair
 TEXT = Kind.TEXT
 
 
-async def _comesBack(case: Case, wrong: str) -> None:
+async def _comesBack(case: Case) -> None:
     """See that a client comes again, and then all is well."""
     try:
         peer = await case.open()
     except Silent as error:
-        raise Unmet(f"{wrong}: {error}") from None
+        raise Unmet(f"it gave up: {error}") from None
     await peer.takes((TEXT, b"here again"))
 
 
-async def _hangsUp(
-    case: Case, alter: Callable[[bytes], bytes], ephemeral: KeyPair | None = None
+def _hangsUp(
+    name: str,
+    number: str,
+    what: str,
+    alter: Callable[[bytes], bytes],
+    ephemeral: KeyPair | None = None,
 ) -> None:
-    """See that a client that gets no true message 2 closes without message 3."""
-    answer = await case.answer(ephemeral)
-    answer.wire.write(alter(answer.two()))
-    await answer.wire.closed()
-    await _comesBack(case, "it gave up")
+    """List no true message 2, on which a client closes without message 3."""
+
+    async def run(case: Case) -> None:
+        answer = await case.answer(ephemeral)
+        answer.wire.write(alter(answer.two()))
+        await answer.wire.closed()
+        await _comesBack(case)
+
+    add(f"client.{name}", f"R-{number}", f"{what} is hung up on.", run, CLIENT)
 
 
-def _flipped(framed: bytes, position: int) -> bytes:
-    """Flip a bit."""
-    changed = bytearray(framed)
-    changed[position] ^= 1
-    return bytes(changed)
+def _length(size: int) -> bytes:
+    """Make the length of a frame."""
+    return size.to_bytes(2, "big")
 
 
 @check("R-2.1", CLIENT)
@@ -79,10 +85,33 @@ async def offersTheSame(case: Case) -> None:
         raise Unmet(f"it offered {suite}, then {again.suite}")
 
 
-@check("R-2.12", CLIENT)
-async def longRefusal(case: Case) -> None:
-    """A refusal with a reason of 256 bytes is hung up on."""
-    await _hangsUp(case, lambda two: b"\0\0\x01\0" + b"x" * 256)
+_TWOS: tuple[tuple[str, str, str, Callable[[bytes], bytes]], ...] = (
+    (
+        "long-refusal",
+        "2.12",
+        "A reason of 256 bytes",
+        lambda _: b"\0\0\1\0" + b"x" * 256,
+    ),
+    ("tampered-key", "3.18", "A forged key", lambda two: flipped(two, -40)),
+    ("tampered-payload", "3.18", "A forged payload", lambda two: flipped(two, -1)),
+    ("long-message-2", "3.12", "A long message 2", lambda two: _length(len(two) - 1)),
+    ("short-message-2", "3.12", "A short message 2", lambda two: _length(len(two) - 3)),
+    (
+        "http-response",
+        "2.12",
+        "Another protocol",
+        lambda _: b"HTTP/1.1 400 Bad\r\n\r\n",
+    ),
+)
+for _two in _TWOS:
+    _hangsUp(*_two)
+_hangsUp(
+    "zero-ephemeral",
+    "3.16",
+    "A message 2 with a key that gives a secret of zeroes",
+    lambda two: two,
+    ZeroKey(),
+)
 
 
 @check("R-3.9", CLIENT)
@@ -114,43 +143,7 @@ async def wrongKey(case: Case) -> None:
     answer.wire.write(answer.two())
     await answer.wire.closed()
     case.key = case.subject.ours
-    await _comesBack(case, "it gave up")
-
-
-@check("R-3.18", CLIENT)
-async def tamperedKey(case: Case) -> None:
-    """A message 2 whose key does not authenticate is hung up on."""
-    await _hangsUp(case, lambda two: _flipped(two, -40))
-
-
-@check("R-3.18", CLIENT)
-async def tamperedPayload(case: Case) -> None:
-    """A message 2 whose payload does not authenticate is hung up on."""
-    await _hangsUp(case, lambda two: _flipped(two, -1))
-
-
-@check("R-3.16", CLIENT)
-async def zeroEphemeral(case: Case) -> None:
-    """A message 2 with an ephemeral key that gives a secret of zeroes is hung up on."""
-    await _hangsUp(case, lambda two: two, ZeroKey())
-
-
-@check("R-3.12", CLIENT)
-async def longMessage2(case: Case) -> None:
-    """A message 2 that is a byte too long is hung up on by its length."""
-    await _hangsUp(case, lambda two: (len(two) - 1).to_bytes(2, "big") + b"x")
-
-
-@check("R-3.12", CLIENT)
-async def shortMessage2(case: Case) -> None:
-    """A message 2 that is a byte too short is hung up on by its length."""
-    await _hangsUp(case, lambda two: (len(two) - 3).to_bytes(2, "big"))
-
-
-@check("R-2.12", CLIENT)
-async def httpResponse(case: Case) -> None:
-    """An answer in another protocol is hung up on."""
-    await _hangsUp(case, lambda two: b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await _comesBack(case)
 
 
 @check("R-8.1", CLIENT)
@@ -177,14 +170,14 @@ async def waits(case: Case) -> None:
         raise Unmet(f"it sent {stream} bytes, and announced {early}")
 
 
-def _welcome(name: str, says: str, body: bytes) -> None:
+def _welcome(name: str, what: str, body: bytes) -> None:
     """Make the check that a WELCOME is a protocol error."""
 
     async def run(case: Case) -> None:
         await _refuses(case, lambda channel: channel.encode(Kind.WELCOME, body))
 
-    run.__name__, run.__doc__ = name, says
-    check("R-8.3", CLIENT)(run)
+    says = f"A WELCOME {what} is not taken."
+    add(f"client.welcome-{name}", "R-8.3", says, run, CLIENT)
 
 
 async def _refuses(case: Case, first: Callable[[Channel], bytes]) -> None:
@@ -199,21 +192,17 @@ async def _refuses(case: Case, first: Callable[[Channel], bytes]) -> None:
             raise Unmet(f"it went on with {each}")
     channel.end()
     await channel.wire.closed()
-    await _comesBack(case, "it gave up")
+    await _comesBack(case)
 
 
-_welcome("welcomeNotJson", "A WELCOME that is no JSON is not taken.", b"welcome")
-_welcome("welcomeNotAnObject", "A WELCOME that is no JSON object is not taken.", b"7")
+_welcome("not-json", "that is no JSON", b"welcome")
+_welcome("not-an-object", "that is no JSON object", b"7")
 _welcome(
-    "welcomeImpossible",
-    "A WELCOME with a heartbeat of -1 is not taken.",
+    "impossible",
+    "with a heartbeat of -1",
     encoded({"session": "0" * 32, "heartbeat": -1}),
 )
-_welcome(
-    "welcomeTooLarge",
-    "A WELCOME of 2,049 bytes is not taken.",
-    encoded({"agent": "x" * (2049 - len(encoded({"agent": ""})))}),
-)
+_welcome("too-large", "of 2,049 bytes", encoded({"agent": "x" * (2049 - 12)}))
 
 
 @check("R-8.12", CLIENT)
@@ -240,7 +229,7 @@ async def tryAgainLater(case: Case) -> None:
         raise Unmet(f"it said {frame}")
     await channel.rest()
     await channel.wire.closed()
-    await _comesBack(case, "it gave up")
+    await _comesBack(case)
 
 
 @check("R-8.16", CLIENT)
@@ -283,7 +272,7 @@ async def receivedTooMany(case: Case) -> None:
             raise Unmet("it went on")
     channel.end()
     await channel.wire.closed()
-    await _comesBack(case, "it gave up")
+    await _comesBack(case)
 
 
 @check("R-8.18", CLIENT)

@@ -4,23 +4,29 @@ How connections are closed, docs/protocol.md, section 9.
 
 from __future__ import annotations
 
-from aesm.conformance.case import FIRST, LONGEST, SERVER, Case, check
+from aesm.conformance.case import FIRST, LONGEST, SERVER, Case, add, check
 from aesm.conformance.peer import acknowledges, close
 from aesm.conformance.wire import Ended, Kind, Silent, Unmet
 
 TEXT = Kind.TEXT
 
 
-async def _leaves(case: Case, code: int, reason: bytes = b"") -> None:
-    """See that a CLOSE is answered in order."""
-    peer = await case.open()
-    await peer.leave(code, reason)
+def _leaves(name: str, requirement: str, what: str, *said: tuple[int, bytes]) -> None:
+    """List CLOSEs that are answered with a CLOSE and the end of the stream."""
+
+    async def run(case: Case) -> None:
+        for code, reason in said:
+            peer = await case.open()
+            await peer.leave(code, reason)
+
+    add(f"closing.{name}", requirement, f"{what} is answered in order.", run)
 
 
-@check("R-9.4")
-async def normal(case: Case) -> None:
-    """A CLOSE 1000 is answered with a CLOSE and the end of the stream."""
-    await _leaves(case, 1000)
+_leaves("normal", "R-9.4", "A CLOSE 1000", (1000, b""))
+_leaves("going-away", "R-9.4", "A CLOSE 1001", (1001, b""))
+_leaves("own-code", "R-9.1", "A code that nobody knows, 4711,", (4711, b"its own"))
+_leaves("any-code", "R-9.1", "Any code, 0 and 65535,", (0, b""), (65535, b""))
+_leaves("longest-reason", "R-6.3", "A reason of 1,024 bytes", (1000, b"x" * 1024))
 
 
 @check("R-5.5", must=False)
@@ -34,12 +40,6 @@ async def transport(case: Case) -> None:
 
 
 @check("R-9.4")
-async def goingAway(case: Case) -> None:
-    """So is a CLOSE 1001."""
-    await _leaves(case, 1001)
-
-
-@check("R-9.4")
 async def answer(case: Case) -> None:
     """Who has nothing more to say answers a CLOSE with 1000."""
     peer = await case.open()
@@ -48,30 +48,12 @@ async def answer(case: Case) -> None:
         raise Unmet(f"it said {frame}")
 
 
-@check("R-9.1")
-async def ownCode(case: Case) -> None:
-    """A CLOSE with a code that nobody knows, 4711, is answered in order."""
-    await _leaves(case, 4711, b"for reasons of its own")
-
-
-@check("R-9.1")
-async def anyCode(case: Case) -> None:
-    """Codes 0 and 65535 are codes."""
-    await _leaves(case, 0)
-    await _leaves(case, 65535)
-
-
-@check("R-6.3")
-async def longestReason(case: Case) -> None:
-    """A reason may have 1,024 bytes."""
-    await _leaves(case, 1000, b"x" * 1024)
-
-
 @check("R-9.12")
 async def notAfter(case: Case) -> None:
     """What only looks like `after` is the end of the reason."""
     for after in (b"\0", b"\0" + b"0100", b"\0" + b"3600001", b"\0" + b"1x"):
-        await _leaves(case, 1001 if case.subject.role == SERVER else 1000, after)
+        peer = await case.open()
+        await peer.leave(1001 if case.subject.role == SERVER else 1000, after)
 
 
 @check("R-9.4")

@@ -159,27 +159,12 @@ def _acks(count: int, limit: int) -> Callable[[Peer], object]:
     return do
 
 
-breach(
-    "flow.ack-of-unsent",
-    "R-7.9",
-    "An ACK of a message that was not sent is answered with CLOSE 1002.",
-    _acks(1, 0),
-    1002,
-)
-breach(
-    "flow.ack-of-very-many",
-    "R-7.9",
-    "An ACK of 2^63 messages is answered with CLOSE 1002.",
-    _acks(1 << 63, 0),
-    1002,
-)
-breach(
-    "flow.limit-shrinks",
-    "R-7.8",
-    "An ACK with a limit below our window is answered with CLOSE 1002.",
-    _acks(0, -1),
-    1002,
-)
+for _name, _number, _what, _acked in (
+    ("ack-of-unsent", 9, "An ACK of a message that was not sent", _acks(1, 0)),
+    ("ack-of-very-many", 9, "An ACK of 2^63 messages", _acks(1 << 63, 0)),
+    ("limit-shrinks", 8, "An ACK with a limit below our window", _acks(0, -1)),
+):
+    breach(f"flow.{_name}", f"R-7.{_number}", _what, _acked, 1002)
 
 
 @check("R-7.8")

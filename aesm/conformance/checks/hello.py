@@ -5,26 +5,27 @@ section 8.
 
 from __future__ import annotations
 
-from aesm.conformance.case import SERVER, Case, check, welcomed
+from typing import Any
+
+from aesm.conformance.case import SERVER, Case, add, check, welcomed
 from aesm.conformance.hello import SESSION, encoded
 from aesm.conformance.wire import Kind, Unmet
 
 
-def _takes(name: str, says: str, hello: bytes) -> None:
-    """Make the check that a hello is taken."""
+def _takes(name: str, what: str, hello: bytes | dict[str, Any]) -> None:
+    """List a hello that is taken."""
 
     async def run(case: Case) -> None:
-        await welcomed(await case.greet(hello))
+        await welcomed(await case.greet(_bytes(hello)))
 
-    run.__name__, run.__doc__ = name, says
-    check("R-8.2", SERVER)(run)
+    add(f"hello.{name}", "R-8.2", f"{what} is taken.", run, SERVER)
 
 
-def _refuses(name: str, says: str, hello: bytes) -> None:
-    """Make the check that a hello is a protocol error."""
+def _refuses(name: str, what: str, hello: bytes | dict[str, Any]) -> None:
+    """List a hello that is a protocol error."""
 
     async def run(case: Case) -> None:
-        channel = await case.greet(hello)
+        channel = await case.greet(_bytes(hello))
         frame = await channel.frame()
         if frame is None or frame.kind != Kind.CLOSE:
             raise Unmet(f"it said {frame or 'the end of its stream'}")
@@ -33,108 +34,64 @@ def _refuses(name: str, says: str, hello: bytes) -> None:
         if await channel.frame() is not None:
             raise Unmet("its CLOSE was not the last frame")
 
-    run.__name__, run.__doc__ = name, says
-    check("R-8.3", SERVER)(run)
+    add(f"hello.{name}", "R-8.3", f"{what} is a protocol error.", run, SERVER)
 
 
-_takes("empty", "A hello that says nothing, {}, is taken.", b"{}")
+def _bytes(hello: bytes | dict[str, Any]) -> bytes:
+    """Encode a hello, unless it is meant to the letter."""
+    return hello if isinstance(hello, bytes) else encoded(hello)
+
+
+_takes("empty", "A hello that says nothing, {},", {})
 _takes(
-    "unknownKeys",
-    "Keys that are not known are ignored in a hello.",
+    "unknown-keys",
+    "A hello with keys that are not known",
     b'{"agent":"x","colour":"blue","extra":{"deep":[1,null,true]},"BATCH":1}',
 )
-_takes("spaces", "White space in a hello is of no account.", b' {\n "batch" :\ttrue } ')
+_takes("spaces", "A hello with white space", b' {\n "batch" :\ttrue } ')
 _takes(
     "escapes",
-    "An agent with characters of any kind is taken.",
+    "An agent with characters of any kind",
     '{"agent":"Grüße \\u0000\\ud83d\\ude00 世界"}'.encode(),
 )
+_takes("largest", "A hello of 2,048 bytes", {"agent": "x" * (2048 - 12)})
+_takes("fraction", "A heartbeat that is no whole number", {"heartbeat": 12.5})
+_takes("longest-heartbeat", "A heartbeat of 10^9 seconds", {"heartbeat": 10**9})
 _takes(
-    "largest",
-    "A hello of 2,048 bytes is taken.",
-    encoded({"agent": "x" * (2048 - len(encoded({"agent": ""})))}),
-)
-_takes(
-    "fraction", "A heartbeat need not be a whole number.", encoded({"heartbeat": 12.5})
-)
-_takes(
-    "longestHeartbeat",
-    "A heartbeat may be 10^9 seconds.",
-    encoded({"heartbeat": 10**9}),
+    "largest-counts",
+    "A count of 64 bits",
+    {"maxMessage": 2**64 - 1, "window": 2**64 - 1},
 )
 _takes(
-    "largestCounts",
-    "Counts may have 64 bits.",
-    encoded({"maxMessage": 2**64 - 1, "window": 2**64 - 1}),
+    "stray-received",
+    "What a hello says of a session, without one,",
+    {"received": 7, "partial": 3},
 )
-_takes(
-    "strayReceived",
-    "What a hello says of a session, without one, is of no account.",
-    encoded({"received": 7, "partial": 3}),
-)
-_refuses("noHello", "A message 3 without a hello is a protocol error.", b"")
-_refuses("notJson", "A hello that is no JSON is a protocol error.", b"hello")
-_refuses("notAnObject", "A hello that is no JSON object is a protocol error.", b"[]")
-_refuses("notUtf8", "A hello that is not UTF-8 is a protocol error.", b'{"a":"\xff"}')
-_refuses("deep", "A hello of 1,000 nested lists is a protocol error.", b"[" * 1000)
-_refuses("more", "A hello with more behind it is a protocol error.", b"{} {}")
+_refuses("no-hello", "A message 3 without a hello", b"")
+_refuses("not-json", "A hello that is no JSON", b"hello")
+_refuses("not-an-object", "A hello that is no JSON object", b"[]")
+_refuses("not-utf-8", "A hello that is not UTF-8", b'{"a":"\xff"}')
+_refuses("deep", "A hello of 1,000 nested lists", b"[" * 1000)
+_refuses("more", "A hello with more behind it", b"{} {}")
+_refuses("zero-heartbeat", "A heartbeat of 0", {"heartbeat": 0})
+_refuses("long-heartbeat", "A heartbeat above 10^9 seconds", {"heartbeat": 10**9 + 1})
+_refuses("not-a-number", "A heartbeat of NaN, which is no JSON,", b'{"heartbeat":NaN}')
+_refuses("count-with-fraction", "A count with a fraction", b'{"maxMessage":1000.0}')
+_refuses("count-with-exponent", "A count with an exponent", b'{"window":1e6}')
+_refuses("count-of-65-bits", "A count of more than 64 bits", {"received": 1 << 64})
+_refuses("no-agent", "An agent that is no string", {"agent": None})
+_refuses("negative-window", "A negative window", {"window": -1})
+_refuses("text-for-number", "A maxMessage that is no number", {"maxMessage": "1000"})
+_refuses("number-for-flag", "A batch that is neither true nor false", {"batch": 1})
 _refuses(
-    "zeroHeartbeat", "A heartbeat of 0 is a protocol error.", encoded({"heartbeat": 0})
-)
-_refuses(
-    "longHeartbeat",
-    "A heartbeat above 10^9 seconds is a protocol error.",
-    encoded({"heartbeat": 10**9 + 1}),
-)
-_refuses(
-    "notANumber",
-    "A heartbeat of NaN, which is no JSON, is a protocol error.",
-    b'{"heartbeat":NaN}',
+    "session-name",
+    "A session that has not 32 hexadecimal digits",
+    {"session": "mine"},
 )
 _refuses(
-    "countWithFraction",
-    "A count with a fraction is a protocol error.",
-    b'{"maxMessage":1000.0}',
-)
-_refuses(
-    "countWithExponent",
-    "A count with an exponent is a protocol error.",
-    b'{"window":1e6}',
-)
-_refuses(
-    "countOf65Bits",
-    "A count of more than 64 bits is a protocol error.",
-    encoded({"received": 1 << 64}),
-)
-_refuses(
-    "noAgent",
-    "An agent that is no string is a protocol error.",
-    encoded({"agent": None}),
-)
-_refuses(
-    "negativeWindow",
-    "A negative window is a protocol error.",
-    encoded({"window": -1}),
-)
-_refuses(
-    "textForNumber",
-    "A maxMessage that is no number is a protocol error.",
-    encoded({"maxMessage": "1000"}),
-)
-_refuses(
-    "numberForFlag",
-    "A batch that is neither true nor false is a protocol error.",
-    encoded({"batch": 1}),
-)
-_refuses(
-    "sessionName",
-    "A session that has not 32 hexadecimal digits is a protocol error.",
-    encoded({"session": "mine"}),
-)
-_refuses(
-    "earlyTooMany",
-    "More than 65,536 early bytes are a protocol error.",
-    encoded({"session": "0" * 32, "early": 65537}),
+    "early-too-many",
+    "A hello with more than 65,536 early bytes",
+    {"session": "0" * 32, "early": 65537},
 )
 
 

@@ -11,7 +11,7 @@ from aesm.conformance.case import (
     SUITES,
     Case,
     NotApplicable,
-    Run,
+    add,
     check,
     welcomed,
 )
@@ -19,7 +19,7 @@ from aesm.conformance.hello import encoded
 from aesm.conformance.wire import Silent, Unmet, Wire, frame
 from aesm.noise import hybridSupported
 
-UNKNOWN = "Noise_NN_25519_AESGCM_SHA256"  # authenticates nobody
+UNKNOWN = b"AESM/1 Noise_NN_25519_AESGCM_SHA256"  # authenticates nobody
 WRONG_PORT = b"AESM/1 refused: this port talks messages, not a byte stream"
 
 
@@ -43,18 +43,34 @@ async def refuses(case: Case, wire: Wire, reason: bytes | None = None) -> None:
     await wire.closed()
 
 
-async def hangsUp(case: Case, start: bytes) -> None:
-    """See that a server closes, and says nothing, on seeing some first bytes."""
-    wire = await case.wire()
-    wire.write(start)
-    await wire.closed()
-
-
-def _suite(number: int) -> Run:
-    """Make the check of a suite."""
+def _refuses(
+    name: str, number: int, what: str, offer: bytes, reason: bytes | None = None
+) -> None:
+    """List an offer that is refused, in which SUITE is one that is taken."""
 
     async def run(case: Case) -> None:
-        suite = case.subject.suites[number]
+        suite = case.subject.suite.encode()
+        await refused(case, offer.replace(b"SUITE", suite), reason)
+
+    add(f"offer.{name}", f"R-2.{number}", f"{what} is refused.", run, SERVER)
+
+
+def _hangsUp(name: str, what: str, start: bytes) -> None:
+    """List first bytes on which a server closes, and says nothing."""
+
+    async def run(case: Case) -> None:
+        wire = await case.wire()
+        wire.write(start)
+        await wire.closed()
+
+    add(f"offer.{name}", "R-2.2", f"{what} is hung up on, silently.", run, SERVER)
+
+
+def _leads(plain: str) -> None:
+    """List a suite."""
+
+    async def run(case: Case) -> None:
+        suite = case.subject.withPSK(plain)
         if "hfs" in suite and not hybridSupported():
             raise NotApplicable("this machine has no ML-KEM-768")
         dial = case.dial(await case.wire(), suite)
@@ -68,57 +84,22 @@ def _suite(number: int) -> Run:
         dial.wire.write(dial.third(encoded({})))
         await welcomed(dial.channel())
 
-    words = SUITES[number].split("_")
-    run.__name__ = f"suite{words[1].capitalize()}{words[3].capitalize()}"
-    run.__doc__ = f"A handshake by {SUITES[number]} leads to a WELCOME."
-    return run
+    _, pattern, _, cipher, _ = plain.lower().split("_")
+    says = f"A handshake by {plain} leads to a WELCOME."
+    add(f"offer.suite-{pattern}-{cipher}", "R-2.5", says, run, SERVER, must=False)
 
 
-for _number in range(len(SUITES)):
-    check("R-2.5", SERVER, must=False)(_suite(_number))
-
-
-@check("R-2.8", SERVER)
-async def unknownSuite(case: Case) -> None:
-    """An offer of a suite that nobody knows is refused, with a reason in ASCII."""
-    await refused(case, b"AESM/1 " + UNKNOWN.encode())
-
-
-@check("R-2.8", SERVER)
-async def unknownVersion(case: Case) -> None:
-    """An offer of another version is refused."""
-    await refused(case, b"AESM/2 " + case.subject.suite.encode())
-
-
-@check("R-2.8", SERVER)
-async def noOffer(case: Case) -> None:
-    """A frame of words that are no offer is refused."""
-    await refused(case, b"hello")
-
-
-@check("R-2.8", SERVER)
-async def notAscii(case: Case) -> None:
-    """An offer that is not ASCII is refused."""
-    await refused(case, b"AESM/1 \xff\xfe\x80")
-
-
-@check("R-2.8", SERVER)
-async def longestOffer(case: Case) -> None:
-    """An offer of 255 bytes is read, and refused."""
-    await refused(case, b"AESM/1 " + b"N" * 248)
-
-
-@check("R-2.4", SERVER)
-async def suiteWithMore(case: Case) -> None:
-    """An offer that only begins with a known one is refused."""
-    await refused(case, b"AESM/1 " + case.subject.suite.encode() + b" ")
-
-
-@check("R-2.9", SERVER)
-async def byteStream(case: Case) -> None:
-    """An offer of a byte stream is refused, with the reason to the letter."""
-    offer = b"AESM/1 stream " + case.subject.suite.encode()
-    await refused(case, offer, WRONG_PORT)
+for _plain in SUITES:
+    _leads(_plain)
+_refuses("unknown-suite", 8, "An offer of a suite that nobody knows", UNKNOWN)
+_refuses("unknown-version", 8, "An offer of another version", b"AESM/2 SUITE")
+_refuses("no-offer", 8, "A frame of words that are no offer", b"hello")
+_refuses("not-ascii", 8, "An offer that is not ASCII", b"AESM/1 \xff\xfe\x80")
+_refuses("longest-offer", 8, "An offer of 255 bytes", b"AESM/1 " + b"N" * 248)
+_refuses("suite-with-more", 4, "An offer with more behind it", b"AESM/1 SUITE ")
+_refuses(
+    "byte-stream", 9, "An offer of a byte stream", b"AESM/1 stream SUITE", WRONG_PORT
+)
 
 
 @check("R-2.6", SERVER)
@@ -131,28 +112,12 @@ async def otherPsk(case: Case) -> None:
     )
 
 
-@check("R-2.2", SERVER)
-async def httpRequest(case: Case) -> None:
-    """A client of HTTP is hung up on, silently."""
-    await hangsUp(case, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")
-
-
-@check("R-2.2", SERVER)
-async def tlsHello(case: Case) -> None:
-    """A client of TLS is hung up on, silently."""
-    await hangsUp(case, b"\x16\x03\x01\x02\x00\x01")
-
-
-@check("R-2.2", SERVER)
-async def firstByte(case: Case) -> None:
-    """One first byte that is not 0 is enough to be hung up on."""
-    await hangsUp(case, b"\x01")
-
-
-@check("R-2.2", SERVER)
-async def emptyOffer(case: Case) -> None:
-    """An offer of no bytes is hung up on."""
-    await hangsUp(case, b"\0\0")
+_hangsUp(
+    "http-request", "A client of HTTP", b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
+)
+_hangsUp("tls-hello", "A client of TLS", b"\x16\x03\x01\x02\x00\x01")
+_hangsUp("first-byte", "A first byte that is not 0", b"\x01")
+_hangsUp("empty-offer", "An offer of no bytes", b"\0\0")
 
 
 @check("R-3.4", SERVER)

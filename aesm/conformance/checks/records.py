@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aesm.conformance.case import LONGEST, Case, check
+from aesm.conformance.case import LONGEST, Case, add, check, flipped
 from aesm.conformance.peer import Peer, acknowledges, close
 from aesm.conformance.wire import HEADER, MAX_PLAINTEXT, REKEY, Kind, Unmet, frame
 
@@ -14,12 +14,17 @@ SMALL = 32768  # bytes of which records of one byte are made
 NORMAL = close(1000)  # the body of such a CLOSE
 
 
-async def _ends(case: Case, damage: Callable[[Peer], bytes]) -> None:
-    """See that a peer that is written something else ends the connection at once."""
-    peer = await case.open()
-    await peer.barrier()
-    peer.wire.write(damage(peer))
-    await peer.goes()
+def _ends(name: str, number: int, what: str, damage: Callable[[Peer], bytes]) -> None:
+    """List what ends the connection at once when a peer is written it."""
+
+    async def run(case: Case) -> None:
+        peer = await case.open()
+        await peer.barrier()
+        peer.wire.write(damage(peer))
+        await peer.goes()
+
+    says = f"{what} ends the connection at once."
+    add(f"records.{name}", f"R-4.{number}", says, run)
 
 
 def _text(peer: Peer, words: bytes = b"forged") -> bytes:
@@ -27,53 +32,53 @@ def _text(peer: Peer, words: bytes = b"forged") -> bytes:
     return peer.channel.seal(peer.channel.encode(Kind.TEXT, words))
 
 
-def _flipped(record: bytes, position: int) -> bytes:
-    """Flip a bit."""
-    changed = bytearray(record)
-    changed[position] ^= 0x80
-    return bytes(changed)
+def _swapped(peer: Peer) -> bytes:
+    """Make two records in another order."""
+    first, second = _text(peer), _text(peer)
+    return second + first
 
 
-@check("R-4.6")
-async def tampered(case: Case) -> None:
-    """A record of which one bit is flipped ends the connection at once."""
-    await _ends(case, lambda peer: _flipped(_text(peer), 2))
+def _behindMissing(peer: Peer) -> bytes:
+    """Make a record that is not the next."""
+    _text(peer)
+    return _text(peer)
 
 
-@check("R-4.6")
-async def tamperedTag(case: Case) -> None:
-    """A record of whose tag one bit is flipped ends the connection at once."""
-    await _ends(case, lambda peer: _flipped(_text(peer), -1))
+def _rekeyed(peer: Peer) -> bytes:
+    """Make a record under the next key, out of turn."""
+    peer.channel.rekey()
+    return _text(peer)
 
 
-@check("R-4.6")
-async def tamperedThenGood(case: Case) -> None:
-    """Nothing behind a record that does not authenticate is taken."""
-    await _ends(case, lambda peer: _flipped(_text(peer), 5) + _text(peer))
-
-
-@check("R-4.7")
-async def shortest(case: Case) -> None:
-    """A record of 15 bytes, shorter than its tag, ends the connection at once."""
-    await _ends(case, lambda peer: b"\0\x0f" + bytes(15))
-
-
-@check("R-4.7")
-async def noBytes(case: Case) -> None:
-    """A record of no bytes ends the connection at once."""
-    await _ends(case, lambda peer: b"\0\0")
-
-
-@check("R-4.6")
-async def junk(case: Case) -> None:
-    """A record of bytes that nobody has encrypted ends the connection at once."""
-    await _ends(case, lambda peer: b"\0\x20" + b"\xa5" * 32)
-
-
-@check("R-4.2")
-async def clear(case: Case) -> None:
-    """A frame in clear, not in a record, ends the connection at once."""
-    await _ends(case, lambda peer: frame(peer.channel.encode(Kind.TEXT, b"clear")))
+_DAMAGE: tuple[tuple[str, int, str, Callable[[Peer], bytes]], ...] = (
+    ("tampered", 6, "A flipped bit in a record", lambda peer: flipped(_text(peer), 2)),
+    (
+        "tampered-tag",
+        6,
+        "A flipped bit in a tag",
+        lambda peer: flipped(_text(peer), -1),
+    ),
+    (
+        "tampered-then-good",
+        6,
+        "A record that does not authenticate, with a good one behind it,",
+        lambda peer: flipped(_text(peer), 5) + _text(peer),
+    ),
+    ("shortest", 7, "A record shorter than its tag", lambda _: b"\0\x0f" + bytes(15)),
+    ("no-bytes", 7, "A record of no bytes", lambda _: b"\0\0"),
+    ("junk", 6, "A record that nobody encrypted", lambda _: b"\0\x20" + b"\xa5" * 32),
+    (
+        "clear",
+        2,
+        "A frame in clear, not in a record,",
+        lambda peer: frame(peer.channel.encode(Kind.TEXT, b"clear")),
+    ),
+    ("swapped", 6, "A record before the one that it follows", _swapped),
+    ("missing", 6, "A record behind one that is missing", _behindMissing),
+    ("rekeys-only-then", 4, "A record under the next key out of turn", _rekeyed),
+)
+for _damage in _DAMAGE:
+    _ends(*_damage)
 
 
 @check("R-4.6")
@@ -87,28 +92,6 @@ async def replayed(case: Case) -> None:
     await peer.barrier()
     peer.wire.write(record)
     await peer.goes()
-
-
-@check("R-4.6")
-async def swapped(case: Case) -> None:
-    """Records in another order end the connection at once."""
-
-    def damage(peer: Peer) -> bytes:
-        first, second = _text(peer), _text(peer)
-        return second + first
-
-    await _ends(case, damage)
-
-
-@check("R-4.6")
-async def missing(case: Case) -> None:
-    """A record behind one that is missing ends the connection at once."""
-
-    def damage(peer: Peer) -> bytes:
-        _text(peer)
-        return _text(peer)
-
-    await _ends(case, damage)
 
 
 @check("R-4.2")
@@ -168,17 +151,6 @@ async def rekeys(case: Case) -> None:
         raise Unmet("another message came back")
     peer.text("behind it")
     await peer.echoed((Kind.TEXT, b"behind it"))
-
-
-@check("R-4.4")
-async def rekeysOnlyThen(case: Case) -> None:
-    """A record under another key before that ends the connection at once."""
-
-    def damage(peer: Peer) -> bytes:
-        peer.channel.rekey()
-        return _text(peer)
-
-    await _ends(case, damage)
 
 
 @check("R-5.2")

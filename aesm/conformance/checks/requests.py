@@ -7,13 +7,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from aesm.conformance.case import Case, NotApplicable, breach, check
+from aesm.conformance.case import Case, NotApplicable, add, breach, check, sends
 from aesm.conformance.peer import Peer, batch, request, response
 from aesm.conformance.wire import Kind, Unmet
 
 TEXT, BINARY, ERROR, WITHDRAWN = 1, 2, 3, 4  # forms of a request, how one ends
 HELLO = {"requests": True}
 LARGEST = 16 << 20  # bytes of a request that is sent to see whether it is taken
+
+
+def _refusal(number: int, reason: bytes) -> bytes:
+    """Make the body of a RESPONSE that refuses, with code 1008."""
+    return response(number, ERROR, b"\x03\xf0" + reason)
 
 
 async def _asking(case: Case, **hello: object) -> Peer:
@@ -40,30 +45,22 @@ async def _answered(peer: Peer, number: int, kind: int, data: bytes) -> None:
         raise Unmet(f"{answer[:2]} {answer[2][:30]!r} came for request {number}")
 
 
-async def _asks(case: Case, kind: int, data: bytes) -> None:
-    """See that a request is answered with the same."""
-    peer = await _asking(case)
-    number = peer.send(Kind.REQUEST, request(kind, data))
-    await _answered(peer, number, kind, data)
-    await peer.acknowledgedAll()
+def _asks(name: str, what: str, kind: int, data: bytes) -> None:
+    """List a request that is answered with the same."""
+
+    async def run(case: Case) -> None:
+        peer = await _asking(case)
+        number = peer.send(Kind.REQUEST, request(kind, data))
+        await _answered(peer, number, kind, data)
+        await peer.acknowledgedAll()
+
+    says = f"A request {what} is answered, with its number."
+    add(f"requests.{name}", "R-6.9", says, run)
 
 
-@check("R-6.9")
-async def text(case: Case) -> None:
-    """A request of text is answered, with its number."""
-    await _asks(case, TEXT, "wer, ü?".encode())
-
-
-@check("R-6.9")
-async def binary(case: Case) -> None:
-    """A request of bytes is answered, with its number."""
-    await _asks(case, BINARY, bytes(range(256)))
-
-
-@check("R-6.9")
-async def noBytes(case: Case) -> None:
-    """A request without data is answered."""
-    await _asks(case, TEXT, b"")
+_asks("text", "of text", TEXT, "wer, ü?".encode())
+_asks("binary", "of bytes", BINARY, bytes(range(256)))
+_asks("no-bytes", "without data", TEXT, b"")
 
 
 @check("R-6.19")
@@ -227,106 +224,59 @@ async def overACut(case: Case) -> None:
     await again.nothing()
 
 
-def _sends(kind: int, body: bytes) -> Callable[[Peer], object]:
-    """Make a breach of one frame."""
-    return lambda peer: peer.channel.write(peer.channel.encode(kind, body))
+def _breach(
+    name: str, number: int, what: str, do: Callable[[Peer], object], *codes: int
+) -> None:
+    """List a breach of the rules, to a peer that takes requests."""
+    name, requirement = f"requests.{name}", f"R-6.{number}"
+    breach(name, requirement, what, do, *codes, needs="requests", hello=HELLO)
 
 
 def _withdrawsNothing(peer: Peer) -> None:
     """Withdraw what is sent next."""
-    body = response(peer.sent + 1, WITHDRAWN)
-    peer.channel.write(peer.channel.encode(Kind.RESPONSE, body))
-
-
-REQUEST, RESPONSE = Kind.REQUEST, Kind.RESPONSE
-for _name, _number, _says, _kind, _body, _codes in (
-    ("no-form", 17, "A REQUEST of no bytes", REQUEST, b"", (1002,)),
-    ("form-0", 17, "A REQUEST of form 0", REQUEST, b"\0who?", (1002,)),
-    ("form-3", 17, "A REQUEST of form 3", REQUEST, b"\3who?", (1002,)),
-    ("not-utf8", 20, "A REQUEST of text that is no UTF-8", REQUEST, b"\1\xff", (1007,)),
-    (
-        "answer-unasked",
-        21,
-        "A RESPONSE to what was never asked",
-        RESPONSE,
-        response(0, TEXT, b"yes"),
-        (1002,),
-    ),
-    (
-        "refusal-unasked",
-        21,
-        "A refusal of what was never asked",
-        RESPONSE,
-        response(5, ERROR, b"\x03\xf0no"),
-        (1002,),
-    ),
-    ("status-0", 17, "A RESPONSE of status 0", RESPONSE, response(0, 0), (1002,)),
-    ("status-5", 17, "A RESPONSE of status 5", RESPONSE, response(0, 5), (1002,)),
-    ("no-status", 17, "A RESPONSE of eight bytes", RESPONSE, bytes(8), (1002,)),
-    (
-        "no-code",
-        17,
-        "A refusal without a code",
-        RESPONSE,
-        response(0, ERROR, b"\x03"),
-        (1002,),
-    ),
-    (
-        "long-reason",
-        17,
-        "A refusal with a reason of 1,025 bytes",
-        RESPONSE,
-        response(0, ERROR, b"\x03\xf0" + b"x" * 1025),
-        (1002,),
-    ),
-    (
-        "withdrawal-with-more",
-        17,
-        "A withdrawal with something behind it",
-        RESPONSE,
-        response(0, WITHDRAWN, b"x"),
-        (1002,),
-    ),
-    (
-        "answer-not-utf8",
-        20,
-        "An answer of text that is not UTF-8, to nothing",
-        RESPONSE,
-        response(0, TEXT, b"\xff"),
-        (1007, 1002),
-    ),
-):
-    breach(
-        f"requests.{_name}",
-        f"R-6.{_number}",
-        f"{_says} is answered with CLOSE {' or '.join(map(str, _codes))}.",
-        _sends(_kind, _body),
-        *_codes,
-        needs="requests",
-        hello=HELLO,
-    )
-breach(
-    "requests.withdraws-nothing",
-    "R-6.21",
-    "A withdrawal of what is not sent yet is answered with CLOSE 1002.",
-    _withdrawsNothing,
-    1002,
-    needs="requests",
-    hello=HELLO,
-)
+    sends(Kind.RESPONSE, response(peer.sent + 1, WITHDRAWN))(peer)
 
 
 def _tooLarge(peer: Peer) -> None:
     """Announce a request of a byte more than is taken."""
-    peer.channel.write(peer.channel.encode(REQUEST, size=peer.maxMessage + 2))
+    sends(Kind.REQUEST, size=peer.maxMessage + 2)(peer)
 
 
-breach(
-    "requests.too-large",
-    "R-6.19",
-    "A REQUEST of more data than is taken is answered by its header, with CLOSE 1009.",
-    _tooLarge,
-    1009,
-    needs="requests",
-    hello=HELLO,
+for _name, _number, _what, _body, _code in (
+    ("no-form", 17, "A REQUEST of no bytes", b"", 1002),
+    ("form-0", 17, "A REQUEST of form 0", b"\0who?", 1002),
+    ("form-3", 17, "A REQUEST of form 3", b"\3who?", 1002),
+    ("not-utf8", 20, "A REQUEST of text that is no UTF-8", b"\1\xff", 1007),
+):
+    _breach(_name, _number, _what, sends(Kind.REQUEST, _body), _code)
+for _name, _number, _what, _body in (
+    ("answer-unasked", 21, "An answer to what was not asked", response(0, TEXT, b"y")),
+    ("refusal-unasked", 21, "A refusal of what was not asked", _refusal(5, b"no")),
+    ("status-0", 17, "A RESPONSE of status 0", response(0, 0)),
+    ("status-5", 17, "A RESPONSE of status 5", response(0, 5)),
+    ("no-status", 17, "A RESPONSE of eight bytes", bytes(8)),
+    ("no-code", 17, "A refusal without a code", response(0, ERROR, b"\x03")),
+    ("long-reason", 17, "A reason of 1,025 bytes", _refusal(0, b"x" * 1025)),
+    (
+        "withdrawal-with-more",
+        17,
+        "More than a withdrawal",
+        response(0, WITHDRAWN, b"x"),
+    ),
+):
+    _breach(_name, _number, _what, sends(Kind.RESPONSE, _body), 1002)
+_breach(
+    "answer-not-utf8",
+    20,
+    "An answer of text that is not UTF-8, to nothing,",
+    sends(Kind.RESPONSE, response(0, TEXT, b"\xff")),
+    *(1007, 1002),
 )
+_breach(
+    "withdraws-nothing",
+    21,
+    "A withdrawal of what is not sent yet",
+    _withdrawsNothing,
+    1002,
+)
+_breach("too-large", 19, "The header of too large a REQUEST", _tooLarge, 1009)

@@ -8,7 +8,7 @@ import secrets
 from contextlib import suppress
 from typing import Any
 
-from aesm.conformance.case import SERVER, Case, NotApplicable, check
+from aesm.conformance.case import SERVER, Case, NotApplicable, add, check
 from aesm.conformance.peer import Peer
 from aesm.conformance.wire import Kind, Silent, Unmet
 from aesm.noise import KeyPair
@@ -116,22 +116,24 @@ async def unknownSession(case: Case) -> None:
     await peer.takes((TEXT, b"from the start"))
 
 
-@check("R-8.20", SERVER)
-async def receivedTooMany(case: Case) -> None:
-    """No session goes on of which we have received more than was sent."""
-    await _impossible(case, received=2)
+def _impossible(name: str, what: str, **hello: int) -> None:
+    """List what a session does not go on with: another one begins."""
+
+    async def run(case: Case) -> None:
+        peer = await cut(case)
+        session = peer.said["session"]
+        again = await case.open({"session": session} | hello)
+        if again.said["session"] == session:
+            raise Unmet("it went on")
+        await again.takes((TEXT, b"from the start"))
+
+    says = f"No session goes on of which we have received {what}."
+    add(f"sessions.{name}", "R-8.20", says, run, SERVER)
 
 
-@check("R-8.20", SERVER)
-async def receivedTooFew(case: Case) -> None:
-    """No session goes on of which we have received less than we acknowledged."""
-    await _impossible(case, received=0)
-
-
-@check("R-8.20", SERVER)
-async def partialTooLarge(case: Case) -> None:
-    """No session goes on of whose next message we hold what there is not."""
-    await _impossible(case, received=1, partial=100)
+_impossible("received-too-many", "more than was sent", received=2)
+_impossible("received-too-few", "less than we acknowledged", received=0)
+_impossible("partial-too-large", "a part of what there is not", received=1, partial=100)
 
 
 @check("R-8.15", SERVER)
@@ -143,16 +145,6 @@ async def otherCase(case: Case) -> None:
         raise NotApplicable("its name has no letters, by chance")
     if (await case.open({"session": name, "received": 1})).said["session"] == name:
         raise Unmet("it went on")
-
-
-async def _impossible(case: Case, **hello: int) -> None:
-    """See that a session does not go on, and another begins."""
-    peer = await cut(case)
-    name = peer.said["session"]
-    again = await case.open({"session": name} | hello)
-    if again.said["session"] == name:
-        raise Unmet("it went on")
-    await again.takes((TEXT, b"from the start"))
 
 
 @check("R-8.18")
@@ -279,14 +271,20 @@ async def torn(case: Case, kind: int, body: bytes, size: int) -> tuple[Peer, Pee
     return peer, again
 
 
+def _held(again: Peer) -> int:
+    """Tell how much a peer says that it holds of a message that was cut off."""
+    held: int = again.said.get("partial", 0)
+    if not held:
+        raise NotApplicable("it keeps nothing of such a message")
+    return held
+
+
 @check("R-8.24")
 async def rest(case: Case) -> None:
     """What is missing of a message that was cut off may come as a REST."""
     for kind, body in ((BINARY, bytes(range(256)) * 100), (TEXT, b"text" * 2500)):
         _, again = await torn(case, kind, body, 5000)
-        held = again.said.get("partial", 0)
-        if not held:
-            raise NotApplicable("it keeps nothing of such a message")
+        held = _held(again)
         if held > 5000:
             raise Unmet(f"it says that it holds {held} of 5000 bytes")
         again.channel.write(again.channel.encode(REST, body[held:]))
@@ -308,9 +306,7 @@ async def restTwice(case: Case) -> None:
     """A second REST is a protocol error."""
     body = b"rest" * 1000
     _, again = await torn(case, TEXT, body, 1000)
-    held = again.said.get("partial", 0)
-    if not held:
-        raise NotApplicable("it keeps nothing of such a message")
+    held = _held(again)
     encode = again.channel.encode
     again.channel.write(encode(REST, body[held:]) + encode(REST, b"more"))
     again.count(TEXT, body)
@@ -321,8 +317,7 @@ async def restTwice(case: Case) -> None:
 async def restBehindMessage(case: Case) -> None:
     """A REST behind a message is a protocol error."""
     _, again = await torn(case, TEXT, b"rest" * 1000, 1000)
-    if not again.said.get("partial", 0):
-        raise NotApplicable("it keeps nothing of such a message")
+    _held(again)
     again.text("first")
     again.channel.write(again.channel.encode(REST, b"too late"))
     await again.says(1002)
@@ -340,8 +335,7 @@ async def restOfNothing(case: Case) -> None:
 async def restTooLarge(case: Case) -> None:
     """A REST that makes a message larger than is taken is a protocol error."""
     _, again = await torn(case, BINARY, bytes(5000), 1000)
-    if not again.said.get("partial", 0):
-        raise NotApplicable("it keeps nothing of such a message")
+    _held(again)
     size = again.maxMessage
     again.channel.write(again.channel.encode(REST, size=min(size, (1 << 32) - 1)))
     # Who remembers how large the message was to be may look at that first.

@@ -55,8 +55,6 @@ from aesm.errors import (
 )
 from aesm.noise import TAGLEN, CipherState, HandshakeState
 
-__all__ = ["MAX_EARLY", "REKEY_INTERVAL", "Channel"]
-
 # Bytes that may wait for the decision on the peer: the early messages of a client of
 # messages, docs/protocol.md, section 8, even in records of 20 bytes of it; and
 # what one read brings of a byte stream.
@@ -129,7 +127,6 @@ class Channel:
     _encrypt: CipherState
 
     def __init__(self, settings: ChannelSettings) -> None:
-        """Start before the first byte."""
         self._settings = settings
         self.state = State.OFFER
         self.suite = ""

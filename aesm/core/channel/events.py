@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from aesm.errors import AESMError
 
-__all__ = ["EndOfStream", "Event", "Failed", "Opened", "PeerIdentified"]
-
 
 @dataclass(frozen=True)
 class PeerIdentified:

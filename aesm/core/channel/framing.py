@@ -12,15 +12,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = [
-    "HALF",
-    "LENGTH_BYTES",
-    "MAX_PLAINTEXT",
-    "frame",
-    "growingPlaintexts",
-    "plaintextsOf",
-]
-
 LENGTH_BYTES: Final = 2  # bytes before each frame, docs/protocol.md, section 1
 # Bytes of the stream in one record: a Noise message less its tag.
 MAX_PLAINTEXT: Final = 65519

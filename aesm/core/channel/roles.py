@@ -27,8 +27,6 @@ from aesm.errors import (
     TamperedRecord,
 )
 
-__all__ = ["MAX_HELLO", "ClientChannel", "ServerChannel"]
-
 MAX_REASON: Final = 255  # bytes of a refusal's reason, docs/protocol.md, section 2
 MAX_HELLO: Final = 2048  # bytes of message 3's payload, docs/protocol.md, section 8
 

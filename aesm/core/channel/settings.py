@@ -17,8 +17,6 @@ from functools import cached_property, partial
 from aesm.core.channel.framing import frame
 from aesm.noise import KEYLEN, HandshakeState, KeyPair, hybridSupported
 
-__all__ = ["SUITES", "ChannelSettings", "Layer", "defaultSuites", "withPSK"]
-
 MAX_NAME = 255  # bytes of the application name in UTF-8, docs/protocol.md, section 3
 
 SUITES = (  # in the default order of preference, docs/protocol.md, section 2
@@ -98,11 +96,7 @@ class ChannelSettings:
     publicKey: bytes = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        """
-        Check everything, so that no connection can fail over it later.
-
-        @raise ValueError: something does not fit; says what would.
-        """
+        """Check everything, so that no connection can fail over it later."""
         pair = self.keyPair or KeyPair.fromBytes(self.staticKey)
         object.__setattr__(self, "keyPair", pair)
         object.__setattr__(self, "publicKey", pair.public)
@@ -129,11 +123,7 @@ class ChannelSettings:
 
     @cached_property
     def offers(self) -> dict[bytes, str]:
-        """
-        What is offered for each of our suites, the preferred one first.
-
-        @see: docs/protocol.md, section 2
-        """
+        """What is offered for each of our suites, the preferred one first."""
         return {f"{self.layer.value}{suite}".encode(): suite for suite in self.suites}
 
     @cached_property

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["CHANNEL_TRANSITIONS", "State"]
-
 # The two roles take different ways to DECISION, since each proves its key at another
 # message; from there on there is one way for both:
 #

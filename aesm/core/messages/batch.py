@@ -28,21 +28,6 @@ from aesm.core.messages.frames import (
 )
 from aesm.core.messages.requests import sizeOf
 
-__all__ = [
-    "MAX_COST",
-    "MAX_COSTS",
-    "Batch",
-    "Body",
-    "EncodedText",
-    "LoggedBatch",
-    "Message",
-    "RestOfMessage",
-    "Share",
-    "SharedBatch",
-    "bodyOf",
-    "encodeMessage",
-]
-
 # Of several messages, so that they fit one BATCH: each counts more than its length
 # there takes, and the rest is for the count and one length.
 MAX_COST: Final = MAX_BATCH - 2 * COUNT_SIZE
@@ -274,11 +259,7 @@ class LoggedBatch(Batch):
     __slots__ = ("frames", "source")
 
     def __init__(self, micros: int, first: int = 0) -> None:
-        """
-        Start with no messages.
-
-        @param first: how many messages of a session precede them.
-        """
+        """@param first: how many messages of a session precede them."""
         super().__init__(micros, first, bytes, 0)
         self.source: LoggedBatch | None = None
         self.frames: list[bytes] | None = None
@@ -341,7 +322,6 @@ class SharedBatch:
     )
 
     def __init__(self, micros: int) -> None:
-        """Start with no messages."""
         self.micros = micros
         self.bodies: list[Body] = []
         self.encoded: tuple[int, int, list[bytes]] | None = (0, 0, [])

@@ -55,8 +55,6 @@ from aesm.core.messages.session import Session
 from aesm.core.messages.states import CONVERSATION_TRANSITIONS, ConversationState
 from aesm.errors import AESMError, CloseCode, HeartbeatLost, ProtocolError, notAnswered
 
-__all__ = ["CLOSE_TIMEOUT", "Conversation"]
-
 # All is sent before these.
 PATIENT_CODES: Final = (CloseCode.NORMAL, CloseCode.GOING_AWAY)
 # Seconds, docs/protocol.md, section 9; the channel's is its own.
@@ -243,11 +241,7 @@ class Conversation:
         return events
 
     def _takeGreeting(self, frame: Frame, events: list[Event]) -> None:
-        """
-        Act on a client's first frame.
-
-        @raise ProtocolError: it is no WELCOME, nor a CLOSE.
-        """
+        """Act on a client's first frame: a WELCOME, or a CLOSE."""
         match frame:
             case Close(code, reason, after):
                 self._peerClosed(code, reason, events, after)
@@ -260,11 +254,7 @@ class Conversation:
                 raise ProtocolError(f"{type(frame).__name__} before the WELCOME")
 
     def _takeOther(self, frame: Frame, events: list[Event]) -> None:
-        """
-        Act on a frame that is not met often.
-
-        @raise ProtocolError: it is against the rules here and now.
-        """
+        """Act on a frame that is not met often."""
         match frame:
             case Close(code, reason, after):
                 self._peerClosed(code, reason, events, after)
@@ -281,12 +271,7 @@ class Conversation:
                     self.controlDue = True
 
     def _begin(self, hello: Hello) -> bool:
-        """
-        Begin to talk to a server that has let us in.
-
-        @return: whether the session goes on that our hello named.
-        @raise ProtocolError: the server says of it what cannot be.
-        """
+        """Begin to talk to a server, and tell whether our hello's session goes on."""
         session = getattr(self, "session", None)
         if session is not None and hello.session and session.name == hello.session:
             session.resume(hello)

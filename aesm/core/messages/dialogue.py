@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from aesm.core.messages.conversation import Conversation
     from aesm.core.messages.outbox import Outbox
 
-__all__ = ["answer", "exchange"]
-
 _ACK_START: Final = encodeAck(0, 0, 0)[:5]  # length and type
 _OPEN: Final = ConversationState.OPEN
 

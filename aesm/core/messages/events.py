@@ -11,16 +11,6 @@ from aesm.core.messages.frames import Messages, Requests, Responses
 from aesm.core.messages.hello import Hello
 from aesm.errors import AESMError
 
-__all__ = [
-    "Accepted",
-    "Acknowledged",
-    "Answered",
-    "Asked",
-    "Broken",
-    "Event",
-    "PeerClosed",
-]
-
 
 @dataclass(frozen=True)
 class Accepted:

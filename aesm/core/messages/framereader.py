@@ -71,8 +71,6 @@ from aesm.core.messages.requests import (
 )
 from aesm.errors import ProtocolError
 
-__all__ = ["FrameReader", "decodeBatch", "evenly"]
-
 # By the two highest bits of a length in a BATCH: what it is of, 0 for a message.
 KIND_BITS: Final = (0, REQUEST, 0, RESPONSE)
 RUNS: Final = (Messages, Requests, Responses)  # frames of messages
@@ -182,13 +180,7 @@ def decodeCalls(
 def _checked(
     kind: int, bodies: list[bytes], lengths: Sequence[int], maxMessage: int
 ) -> _Bodies:
-    """
-    Validate bodies of a BATCH.
-
-    @param kind: REQUEST or RESPONSE; 0 for messages.
-    @param lengths: of each, as in the BATCH.
-    @raise ProtocolError: as C{decodeCalls}.
-    """
+    """Validate bodies of a BATCH, as C{decodeCalls}; of messages the kind is 0."""
     # Who asks many times asks briefly: most need not be looked at closely.
     if kind == REQUEST:
         for body in bodies:
@@ -222,13 +214,7 @@ def _run(kind: int, micros: int, bodies: _Bodies, cost: int, lastCost: int) -> M
 def _check(
     total: int, largest: int, cost: int, available: int, maxMessage: int
 ) -> None:
-    """
-    Validate the lengths of a BATCH.
-
-    @param available: what the total must be, bytes.
-    @raise ProtocolError: it is not; or the messages count more than a BATCH may.
-    @raise MessageTooBig: the largest message is larger than C{maxMessage}.
-    """
+    """Validate the lengths of a BATCH, of which there are so many bytes."""
     if total != available:
         raise ProtocolError("the lengths in a BATCH do not add up to its body")
     if cost > MAX_BATCH:
@@ -246,11 +232,7 @@ def evenly(size: int, count: int) -> Struct:
 
 
 def _cutEvenly(data: bytes, start: int, size: int, count: int, binary: bool) -> _Bodies:
-    """
-    Cut out messages of one size and kind.
-
-    @raise InvalidText: one of them is a text that is not UTF-8.
-    """
+    """Cut out messages of one size and kind."""
     if not size:
         return (b"",) * count if binary else [""] * count
     if not binary:
@@ -265,12 +247,7 @@ def _cutEvenly(data: bytes, start: int, size: int, count: int, binary: bool) -> 
 def _cut(
     data: bytes, start: int, end: int, sizes: Sequence[int], kinds: int
 ) -> _Bodies:
-    """
-    Cut out messages of any sizes and kinds.
-
-    @param kinds: the C{BINARY_BIT} of each, as in their lengths, in one number.
-    @raise InvalidText: one of them is a text that is not UTF-8.
-    """
+    """Cut out messages of any sizes, with their C{BINARY_BIT}s in one number."""
     if not kinds and (body := data[start:end]).isascii():
         text = body.decode("ascii")
         return [text[a:b] for a, b in pairwise(accumulate(sizes, initial=0))]
@@ -320,7 +297,6 @@ class FrameReader:
     )
 
     def __init__(self, maxMessage: int) -> None:
-        """Start at a frame's beginning."""
         self.error: ProtocolError | None = None
         self.maxMessage = maxMessage
         self._closed = self._muted = False  # there was a CLOSE; nothing large is kept
@@ -446,13 +422,7 @@ class FrameReader:
         return former  # the peer may have begun with something else: it still fits
 
     def _checkRest(self, size: int, frames: list[Frame]) -> None:
-        """
-        Validate the header of a REST, behind the frames that came with it.
-
-        @raise ProtocolError: there is no part that it could complete, or it is not the
-            first message.
-        @raise MessageTooBig: the whole message is too large.
-        """
+        """Validate the header of a REST, behind the frames that came with it."""
         if self.partial is None or any(type(each) in RUNS for each in frames):
             raise ProtocolError("a REST where none belongs")
         kind, whole = self.partial.kind, len(self.partial.body) + size
@@ -462,21 +432,13 @@ class FrameReader:
             raise tooBig(whole, self.maxMessage)
 
     def _checkCall(self, kind: int, size: int) -> None:
-        """
-        Validate the size of a REQUEST or a RESPONSE.
-
-        @raise MessageTooBig: it is too large, whatever is in it.
-        """
+        """Validate the size of a REQUEST or a RESPONSE, whatever is in it."""
         most = mostOf(kind == REQUEST, self.maxMessage)
         if size > most:
             raise tooBig(size, most)
 
     def _check(self, kind: int, size: int) -> None:
-        """
-        Validate the header of a frame that is not a message of its own.
-
-        @raise ProtocolError: there is no such type, or no such size of it.
-        """
+        """Validate the header of a frame that is not a message of its own."""
         if kind in CALL_TYPES:
             self._checkCall(kind, size)
             return
@@ -490,11 +452,7 @@ class FrameReader:
             )
 
     def _decode(self, kind: int, micros: int, body: bytes) -> Frame:
-        """
-        Decode one frame, whose size is validated.
-
-        @raise ProtocolError: the body is invalid.
-        """
+        """Decode one frame, whose size is validated."""
         if kind == REST and self.partial is not None:
             kind, body = self.partial.kind, self.partial.body + body
         if kind in SINGLE_TYPES:
@@ -523,11 +481,7 @@ class FrameReader:
     def _addBatch(
         self, frames: list[Frame], micros: int, data: bytes, position: int, end: int
     ) -> None:
-        """
-        Decode a BATCH in place, and add what it stands for.
-
-        @raise ProtocolError: it is invalid.
-        """
+        """Decode a BATCH in place, and add what it stands for."""
         decoded = decodeBatch(data, position, end, self.maxMessage)
         if decoded[0]:
             frames.append(newTuple(Messages, (micros, *decoded)))

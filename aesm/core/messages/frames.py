@@ -20,36 +20,6 @@ from typing import Final, NamedTuple
 from aesm._mypyc import mypyc_attr
 from aesm.errors import CloseCode, InvalidText, MessageTooBig
 
-__all__ = [
-    "ACK_FRAME_SIZE",
-    "HEADER_SIZE",
-    "MAX_AFTER",
-    "MAX_CONTROL",
-    "MAX_OBJECT",
-    "MAX_REASON",
-    "Ack",
-    "Close",
-    "Frame",
-    "FrameType",
-    "Messages",
-    "Ping",
-    "Pong",
-    "Requests",
-    "Responses",
-    "Welcome",
-    "checkClose",
-    "decodeClose",
-    "encodeAck",
-    "encodeBatch",
-    "encodeClose",
-    "encodeFrame",
-    "packExchange",
-    "packHeader",
-    "unpackAck",
-    "unpackExchange",
-    "unpackHeader",
-]
-
 MAX_REASON: Final = 1024  # bytes of a CLOSE's reason, and of what is behind it
 MAX_AFTER: Final = 3_600_000  # milliseconds
 _AFTER: Final = re.compile("[1-9][0-9]{0,6}", re.ASCII)

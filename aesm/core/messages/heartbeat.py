@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from aesm.core.messages.traffic import Traffic
 from aesm.errors import ProtocolError
 
-__all__ = ["PING_BODY", "Patience", "RoundTrip", "longestSilence"]
-
 CHATTER = 100  # frames that carry nothing, to be tolerated in advance
 MAX_CHATTER_RATE = 20.0  # of these, a second
 PING_BODY = b"?"  # of ours: an empty PONG answers none

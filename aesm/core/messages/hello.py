@@ -18,17 +18,6 @@ from aesm.errors import ProtocolError
 if TYPE_CHECKING:
     from aesm.core.messages.session import Session
 
-__all__ = [
-    "DEFAULT_HEARTBEAT",
-    "DEFAULT_MAX_MESSAGE",
-    "DEFAULT_WINDOW",
-    "EARLY_WINDOW",
-    "LEAST_HELLO",
-    "ConversationSettings",
-    "Hello",
-    "MessageOptions",
-]
-
 DEFAULT_MAX_MESSAGE = 1 << 20  # bytes, docs/protocol.md, section 6
 DEFAULT_WINDOW = 16 << 20  # bytes, docs/protocol.md, section 8
 DEFAULT_HEARTBEAT = 30.0  # seconds, docs/protocol.md, section 8
@@ -172,12 +161,7 @@ class ConversationSettings:
     nextKey: str = ""
 
     def __post_init__(self) -> None:
-        """
-        Validate everything, so that no connection can fail over it later.
-
-        @raise TypeError: a value is not of its type, which no peer would take.
-        @raise ValueError: a value is out of range; says what the range is.
-        """
+        """Validate everything, so that no connection can fail over it later."""
         for name in ("maxMessage", "sendBuffer", "receiveBuffer"):
             value = getattr(self, name)
             _checkType(name, value, int)

@@ -28,8 +28,6 @@ from aesm.core.messages.requests import sizeOf
 from aesm.core.messages.traffic import Traffic
 from aesm.errors import MessageTooBig, ProtocolError, SendBufferFull
 
-__all__ = ["Message", "Outbox"]
-
 BATCH_MEMORY: Final = 192  # bytes of a batch, beside what its messages count
 
 # An empty deque is most of a KiB, and most connections of a large server have nothing
@@ -154,10 +152,7 @@ class Outbox:
         )
 
     def _sizeOf(self, number: int) -> int:
-        """
-        The bytes of the body of a message that is not acknowledged, by how many there
-        were before it; 0 if there is none.
-        """
+        """Tell the bytes of a message by its number; 0 if it is not there any more."""
         # One that was sent may be among the unsent again, after the last resume.
         skip = number - self.acknowledged
         for batch in self.released:

@@ -26,28 +26,6 @@ from aesm.core.messages.frames import (
 )
 from aesm.errors import ProtocolError
 
-__all__ = [
-    "BINARY_REQUEST",
-    "NUMBER_STATUS",
-    "REQUEST_PREFIX",
-    "RESPONSE_PREFIX",
-    "TEXT_REQUEST",
-    "Response",
-    "Status",
-    "checkRequest",
-    "checkResponse",
-    "decodeRequest",
-    "decodeResponse",
-    "encodeAnswer",
-    "encodeData",
-    "encodeError",
-    "encodeRequest",
-    "encodeWithdrawal",
-    "isPlain",
-    "mostOf",
-    "sizeOf",
-]
-
 NUMBER_STATUS: Final = Struct(">QB")
 _ERROR: Final = Struct(">QBH")  # number, status, code
 

@@ -33,8 +33,6 @@ from aesm.core.messages.outbox import Outbox
 from aesm.core.messages.requests import NUMBER_STATUS, WITHDRAWN
 from aesm.errors import ProtocolError
 
-__all__ = ["Inbox", "Session"]
-
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Inbox:

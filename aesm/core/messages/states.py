@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["CONVERSATION_TRANSITIONS", "ConversationState"]
-
 
 class ConversationState(Enum):
     """Where a conversation is in its life."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BUCKETS", "Traffic"]
-
 # Any time from one 64-bit clock to another, in microseconds, has no more bits.
 BUCKETS: Final = 66
 
@@ -47,7 +45,6 @@ class Traffic:
     )
 
     def __init__(self) -> None:
-        """Start with nothing."""
         self.messagesIn = self.costIn = self.messagesOut = self.costOut = 0
         self.oldest = self.lateAnswers = 0
         self.acknowledged, self.acknowledgedMicros = [0] * BUCKETS, 0

@@ -12,13 +12,12 @@ from aesm.core.messages.batch import (
     MAX_COST,
     Batch,
     Body,
-    EncodedText,
     LoggedBatch,
     Share,
     SharedBatch,
 )
 from aesm.core.messages.framereader import FrameReader
-from aesm.core.messages.frames import MESSAGE_OVERHEAD, Messages
+from aesm.core.messages.frames import MESSAGE_OVERHEAD, EncodedText, Messages
 
 MESSAGES = ("text", b"bytes", "", b"", "\xe9")
 

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from aesm.core.messages.batch import MAX_COST, Batch, EncodedText, LoggedBatch
+from aesm.core.messages.batch import MAX_COST, Batch, LoggedBatch
 from aesm.core.messages.framereader import FrameReader
 from aesm.core.messages.frames import (
     MAX_BATCH,
     MESSAGE_OVERHEAD,
     Ack,
+    EncodedText,
     FrameType,
     Messages,
 )
