@@ -25,8 +25,6 @@ from aesm.messages.connection import Connection
 from aesm.server.factory import STOP_DEADLINE
 from aesm.trust.files import AnyPath
 
-__all__ = ["Client", "ClientOptions", "connect"]
-
 
 class ClientOptions(ConnectOptions, total=False):
     """

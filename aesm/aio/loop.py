@@ -26,16 +26,6 @@ from twisted.python.failure import Failure
 from aesm.blocking.reactorthread import EXIT_DEADLINE, builtinError
 from aesm.blocking.standardlog import standardLog
 
-__all__ = [
-    "Closable",
-    "LoopReactor",
-    "checkEndpoint",
-    "futureOf",
-    "result",
-    "settle",
-    "theReactor",
-]
-
 _T = TypeVar("_T")
 
 # What these write waits for the installed reactor; and what to do instead.

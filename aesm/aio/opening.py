@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Opened", "Opening"]
-
 
 class Opened(Protocol):
     """What is open."""

@@ -32,8 +32,6 @@ from aesm.errors import (
 from aesm.messages import requests
 from aesm.messages.stream import ORDERLY_CODES, DataStream, Packet
 
-__all__ = ["Peer", "Request"]
-
 # Waiting
 #
 # Both events only say that it is time to look again.  All who wait do so, in the order

@@ -33,8 +33,6 @@ from aesm.server import service
 from aesm.server.factory import STOP_DEADLINE
 from aesm.trust.keys import PublicKey
 
-__all__ = ["Connection", "Server", "Talk", "serve"]
-
 
 class Connection(Peer):
     """A client, for as long as its session goes on: it may be cut, and come back."""

@@ -20,8 +20,6 @@ from aesm.server import cluster
 from aesm.server.cluster import ClusterConnection
 from aesm.trust.keys import PublicKey
 
-__all__ = ["Cluster"]
-
 
 class Cluster:
     """

@@ -54,8 +54,6 @@ from aesm.server.factory import STOP_DEADLINE
 from aesm.server.registry import Activity, Connections
 from aesm.server.service import Server
 
-__all__ = ["ClientNetwork", "ServerNetwork"]
-
 CONNECT_TIMEOUT = 30  # seconds for TCP alone
 OPEN_TIMEOUT = 120.0  # seconds for a name's address, TCP and the handshake
 SEND_TIMEOUT = 120.0  # seconds; a dead peer's heartbeat is missed before

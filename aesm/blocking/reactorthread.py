@@ -34,19 +34,6 @@ from aesm.blocking.standardlog import standardLog
 from aesm.errors import ConnectionClosed
 from aesm.messages.stream import isHeldHere
 
-__all__ = [
-    "REACTOR_TRANSITIONS",
-    "Closable",
-    "ReactorState",
-    "ReactorThread",
-    "Result",
-    "builtinError",
-    "forbidWaiting",
-    "isInterrupting",
-    "streamLock",
-    "theReactorThread",
-]
-
 START_TIMEOUT = 60.0  # seconds until the reactor runs
 EXIT_DEADLINE = 2.0  # seconds for closing in order when the program ends
 EXIT_TIMEOUT = 5.0  # seconds after which the program ends anyway

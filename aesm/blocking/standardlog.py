@@ -28,8 +28,6 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-__all__ = ["StandardLog", "standardLog"]
-
 FLUSH_TIMEOUT = 1.0  # seconds to wait for handlers of logging
 
 

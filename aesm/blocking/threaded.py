@@ -41,15 +41,6 @@ if TYPE_CHECKING:
     from aesm.messages.requests import Request
     from aesm.messages.stream import Packet
 
-__all__ = [
-    "ReactorStreamOwner",
-    "ThreadedAwaited",
-    "ThreadedClientService",
-    "ThreadedConnections",
-    "ThreadedServerFactory",
-    "ThreadedStream",
-]
-
 _T = TypeVar("_T")
 
 

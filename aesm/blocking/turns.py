@@ -20,8 +20,6 @@ from typing import TypeVar
 
 from aesm.errors import ConnectionClosed, closedError
 
-__all__ = ["Turns"]
-
 _T = TypeVar("_T")
 
 # Waiting in turn

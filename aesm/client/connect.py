@@ -67,8 +67,6 @@ from aesm.trust.keys import PublicKey
 from aesm.trust.locations import locationOf, locationOfAddress
 from aesm.trust.policies import Answer, checkServer, trustPolicy, whenKnown
 
-__all__ = ["ConnectOptions", "Dialer", "SessionKeeper", "connect"]
-
 _log = Logger(namespace="aesm.client")
 
 

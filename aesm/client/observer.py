@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from aesm.messages.handling import Handling
     from aesm.store.connection import DurableConnection
 
-__all__ = ["Audience", "audienceOf", "restoreTo"]
-
 _log = Logger(namespace="aesm.service")
 
 

@@ -35,15 +35,6 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.requests import PendingAnswer
 
-__all__ = [
-    "EarlyMessages",
-    "MessageQueue",
-    "QueuedMessage",
-    "QueuedRequest",
-    "Waiters",
-    "tellStopped",
-]
-
 _T = TypeVar("_T")
 
 

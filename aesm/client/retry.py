@@ -29,8 +29,6 @@ from aesm.errors import (
     UntrustedServer,
 )
 
-__all__ = ["LONGEST_DELAY", "RetryDelays", "asOurs", "isTransient", "wordsOf"]
-
 _log = Logger(namespace="aesm.service")
 
 PROMPT = (0.05, 0.25)  # seconds to wait at random after a connection that was lost

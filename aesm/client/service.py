@@ -66,8 +66,6 @@ from aesm.store.sqlite import MAX_SIZE
 from aesm.trust.files import AnyPath
 from aesm.trust.policies import trustPolicy
 
-__all__ = ["ClientService"]
-
 _log = Logger(namespace="aesm.service")
 
 _S = ServiceState

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["SERVICE_TRANSITIONS", "ServiceState"]
-
 
 class ServiceState(Enum):
     """Where a service is in its life."""

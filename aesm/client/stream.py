@@ -27,8 +27,6 @@ from aesm.errors import ConnectionClosed, closedError
 from aesm.messages.deferred import ReactorDeferred
 from aesm.messages.stream import DataStream, Packet, Watch, costOf
 
-__all__ = ["SessionStream"]
-
 
 class SessionStream(Sequence[Packet], Watch):
     """

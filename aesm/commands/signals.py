@@ -13,8 +13,6 @@ import os
 import signal
 from types import FrameType
 
-__all__ = ["awaitInterrupt", "endAtOnce"]
-
 
 def endAtOnce(number: int) -> None:
     """Let a signal end the process, without a word, also the first of a container."""

@@ -32,8 +32,6 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from aesm.trust.files import sync
 
-__all__ = ["DiskFile", "InThread"]
-
 # Calls a function, somewhere, and fires with what becomes of it: C{deferToThread}.
 InThread = Callable[..., Deferred[Any]]
 

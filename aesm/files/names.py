@@ -15,8 +15,6 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-__all__ = ["MAX_NAME", "names", "numbered", "safeName"]
-
 MAX_NAME = 240  # bytes in UTF-8: what file systems take, less what a number needs
 MOST_NUMBERED = 1000  # names that are tried
 LONGEST_SUFFIX = 20  # bytes of a name's end that are kept if it is cut

@@ -31,8 +31,6 @@ from aesm.files.requests import FileCode, Offer
 from aesm.trust.files import publish, sync, syncDirectory
 from aesm.trust.keys import PublicKey
 
-__all__ = ["MOST_PARTIAL", "MOST_PARTIAL_OF_KEY", "Folder", "Opened", "Place"]
-
 MOST_PARTIAL = 256  # files in a directory that are not complete
 MOST_PARTIAL_OF_KEY = 64  # of one sender
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

@@ -44,8 +44,6 @@ from aesm.messages.stream import Packet
 from aesm.trust.files import AnyPath, expanded
 from aesm.trust.keys import PublicKey
 
-__all__ = ["MOST_IN_ALL", "MOST_OF_KEY", "MOST_OPEN", "FileReceiver", "Progress"]
-
 _log = Logger(namespace="aesm.files")
 
 # Each is an open file, which connections need as well; one that is there already, too.

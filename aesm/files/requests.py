@@ -24,22 +24,6 @@ from typing import Any
 
 from aesm.errors import RequestFailed
 
-__all__ = [
-    "AHEAD",
-    "CHUNK",
-    "CHUNK_HEADER",
-    "Chunk",
-    "FileCode",
-    "Offer",
-    "answering",
-    "asking",
-    "chunkHeader",
-    "isOurs",
-    "offering",
-    "readAnswer",
-    "readAsked",
-]
-
 # Bytes of a file in one request: each of them takes time whatever it carries.
 CHUNK = 1 << 19
 AHEAD = 2  # chunks that may be under way: what a cut or a kill makes leave twice

@@ -49,8 +49,6 @@ from aesm.messages.connection import Connection
 from aesm.messages.requests import Request
 from aesm.trust.files import AnyPath, expanded
 
-__all__ = ["Offering", "Requester", "nameOf", "sendFile", "sentAll"]
-
 MOST_OFFERS = 3  # of a file of which nothing more comes between one and the next
 _AGAIN = frozenset({FileCode.UNKNOWN, FileCode.DIFFERS})
 

@@ -31,28 +31,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 try:
-    from cryptography.hazmat.primitives.asymmetric import mlkem
+    from cryptography.hazmat.primitives.asymmetric import mlkem as mlkem
 except ImportError:  # a cryptography before 47; hybridSupported() says no
     mlkem = None  # type: ignore[assignment]
-
-__all__ = [
-    "AEAD",
-    "CIPHERS",
-    "DHLEN",
-    "HASHES",
-    "KEMCIPHERTEXTLEN",
-    "KEMPUBLICKEYLEN",
-    "KEYLEN",
-    "TAGLEN",
-    "BytesLike",
-    "CipherFunctions",
-    "HashFunctions",
-    "KeyPair",
-    "hybridSupported",
-    "mlkem",
-    "toBytes",
-    "toKey",
-]
 
 DHLEN = 32  # bytes of an X25519 key, public or private; section 12.1
 TAGLEN = 16  # bytes by which a ciphertext is longer; section 4.2

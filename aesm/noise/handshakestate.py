@@ -56,8 +56,6 @@ from aesm.noise.patterns import FIELD_LENGTHS, Protocol, parseProtocolName
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
-__all__ = ["MAX_MESSAGE", "MAX_NONCE", "CipherState", "HandshakeState"]
-
 MAX_MESSAGE: Final = 65535  # bytes of any Noise message; section 3
 MAX_NONCE: Final = 2**64 - 1  # reserved for rekey; section 5.1
 

@@ -58,8 +58,6 @@ from aesm.noise.functions import (
     HashFunctions,
 )
 
-__all__ = ["FIELD_LENGTHS", "PATTERNS", "Pattern", "Protocol", "parseProtocolName"]
-
 # Sections 7.4 (one-way), 7.5 (fundamental) and 18.1 (deferred).  It is text, a pattern
 # a line and in the specification's notation, so that each line can be read against what
 # is printed there: a mistake here would be no error, but another protocol, with other

@@ -54,14 +54,6 @@ from aesm.testing.transport import BUFFER, IPAddress, MemoryLink
 from aesm.trust.keys import PrivateKey
 from aesm.trust.servers import AnyServer
 
-__all__ = [
-    "ConnectedPair",
-    "MemoryEndpoint",
-    "MemoryNetwork",
-    "MemoryPort",
-    "connectedPair",
-]
-
 SERVER = IPv4Address("TCP", "127.0.0.1", 8765)  # where a network's server is
 FIRST_CLIENT_PORT = 50001
 MAX_ROUNDS = 1_000_000  # of deliveries without an end

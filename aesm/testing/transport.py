@@ -29,8 +29,6 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["BUFFER", "IPAddress", "MemoryLink", "MemoryPipe", "MemoryTransport"]
-
 BUFFER = 65536  # bytes in flight above which a producer is paused, as TCP's
 
 IPAddress = IPv4Address | IPv6Address
