@@ -27,8 +27,16 @@ from aesm import (
     ProtocolError,
     Truncated,
 )
+from aesm.core.messages.batch import Batch
 from aesm.core.messages.conversation import ACK_DELAY
-from aesm.core.messages.frames import FrameType, encodeAck, encodeClose, encodeFrame
+from aesm.core.messages.frames import (
+    EncodedResponse,
+    FrameType,
+    encodeAck,
+    encodeClose,
+    encodeFrame,
+)
+from aesm.core.messages.requests import encodeWithdrawal
 from aesm.core.messages.session import Session
 from aesm.core.messages.states import ConversationState
 from aesm.messages.owner import ConnectionOwner
@@ -761,6 +769,22 @@ class DenseTests(PairTestCase):
         deliver([large])
         self.assertEqual(pair.accepted.session.inbox.received, 9003)
         pair.deliver()
+
+    def test_withdrawals(self) -> None:
+        """Nor does a turn read all BATCHes of many withdrawals that are there."""
+        pair = self.pair()
+        batch = Batch(1, 0, EncodedResponse, 1 << 20)
+        batch.bodies = [encodeWithdrawal(0)] * 400
+        frames = b"".join(batch.encode(batched=True))
+        deliver = innerOf(pair).transport._secure.act
+        deliver([encodeFrame(FrameType.TEXT, 1, b"") + frames])
+        deliver([frames * 5, frames * 5])
+        counts = [401, pair.accepted.session.inbox.received]
+        while pair.accepted.isOpen and counts[-1] < 4401:
+            oneTurn(pair.clock)
+            counts.append(pair.accepted.session.inbox.received)
+        self.assertLess(max(after - before for before, after in pairwise(counts)), 900)
+        self.assertEqual(counts[-1], 4401)
 
     def test_closed(self) -> None:
         """A CLOSE behind them is heard in its turn, and an abort ends it all."""
