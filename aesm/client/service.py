@@ -416,7 +416,9 @@ class ClientService(Service):
         if isNew:
             self.own(connection)
             self._adopt(connection)
-        _log.info("connected: {connection}", connection=repr(connection))
+        # Not the connection, which would be kept for who begins to log later.
+        peer, address = connection.peer, connection.address
+        _log.info("connected to {peer} at {address}", peer=peer, address=address)
         if self._audience is not None:
             self._audience.connected(connection, isNew)
         if isNew and connection is self.former:

@@ -425,22 +425,20 @@ class FrameReader:
         """Validate the header of a REST, behind the frames that came with it."""
         if self.partial is None or any(type(each) in RUNS for each in frames):
             raise ProtocolError("a REST where none belongs")
-        kind, whole = self.partial.kind, len(self.partial.body) + size
-        if kind in CALL_TYPES:
-            self._checkCall(kind, whole)
-        elif whole > self.maxMessage:
-            raise tooBig(whole, self.maxMessage)
+        self._checkMessage(self.partial.kind, len(self.partial.body) + size)
 
-    def _checkCall(self, kind: int, size: int) -> None:
-        """Validate the size of a REQUEST or a RESPONSE, whatever is in it."""
-        most = mostOf(kind == REQUEST, self.maxMessage)
+    def _checkMessage(self, kind: int, size: int) -> None:
+        """Validate the size of a message of any kind, whatever is in it."""
+        most = self.maxMessage
+        if kind in CALL_TYPES:
+            most = mostOf(kind == REQUEST, most)
         if size > most:
             raise tooBig(size, most)
 
     def _check(self, kind: int, size: int) -> None:
         """Validate the header of a frame that is not a message of its own."""
         if kind in CALL_TYPES:
-            self._checkCall(kind, size)
+            self._checkMessage(kind, size)
             return
         bounds = BOUNDS.get(kind)  # type: ignore[call-overload]
         if bounds is None:
@@ -455,15 +453,14 @@ class FrameReader:
         """Decode one frame, whose size is validated."""
         if kind == REST and self.partial is not None:
             kind, body = self.partial.kind, self.partial.body + body
+        cost = len(body) + MESSAGE_OVERHEAD  # of a message
         if kind in SINGLE_TYPES:
-            cost = len(body) + MESSAGE_OVERHEAD
             data = body if kind == BINARY else textOf(body)
             kept = EncodedBodies([data]) if type(data) is EncodedText else (data,)
             return Messages(micros, kept, cost, cost)
         if kind in CALL_TYPES:
             check = checkRequest if kind == REQUEST else checkResponse
             check(body, self.maxMessage)
-            cost = len(body) + MESSAGE_OVERHEAD
             return _run(kind, micros, [body], cost, cost)
         if kind == ACKNOWLEDGEMENT:
             return Ack(*unpackAck(body))
