@@ -42,6 +42,7 @@ from aesm.core.channel.channel import Channel
 from aesm.core.messages.conversation import ACK_DELAY, Conversation
 from aesm.core.messages.dialogue import answer, exchange
 from aesm.core.messages.events import (
+    MANY,
     Accepted,
     Acknowledged,
     Answered,
@@ -49,6 +50,7 @@ from aesm.core.messages.events import (
     Broken,
     Event,
     PeerClosed,
+    areDense,
 )
 from aesm.core.messages.frames import HEADER_SIZE, MESSAGE_OVERHEAD, Messages
 from aesm.core.messages.states import ConversationState
@@ -72,8 +74,6 @@ UNHEARD_DELAY: Final = 0.02  # seconds
 # Small frames, of which a record holds thousands, are read in pieces of so many bytes,
 # so that others have their turn; of large ones each piece would be one copy more.
 PIECE: Final = 8192  # bytes
-MANY: Final = 64  # small frames
-DENSE: Final = 64  # bytes of each
 # Events of one read: the ACK of a dialogue, a batch, and one that is not full.
 FEW: Final = 3
 
@@ -190,8 +190,7 @@ class AESMProtocol:
             data = data[:PIECE]
         events = conversation.receive(data, now)
         if len(data) > MANY * HEADER_SIZE:  # else there cannot be many
-            count = len(events) + sum([_withdrawals(event) for event in events])
-            self._dense = count > MANY and count * DENSE > len(data)
+            self._dense = areDense(events, len(data))
         # First: what is whole by now counts otherwise.
         if (conversation.reader.missing or self._holding) and self.state in _ATTACHED:
             self._holding = hold(self.connection, self.owner, conversation.reader.held)
@@ -519,8 +518,3 @@ class AESMProtocol:
 
 
 classImplements(AESMProtocol, IProtocol, IHalfCloseableProtocol, IPushProducer)
-
-
-def _withdrawals(event: object) -> int:
-    """Count what is done for each in a BATCH, of which a record holds thousands."""
-    return event.waiters.count(None) if isinstance(event, Answered) else 0

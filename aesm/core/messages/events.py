@@ -4,12 +4,16 @@ The events that C{Conversation.receive} returns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from aesm.core.messages.frames import Messages, Requests, Responses
 from aesm.core.messages.hello import Hello
 from aesm.errors import AESMError
+
+MANY: Final = 64  # small frames, or withdrawals
+DENSE: Final = 64  # bytes of each
 
 
 @dataclass(frozen=True)
@@ -90,3 +94,12 @@ class Broken:
 
 # C{Messages} came, which the application is to C{keep} and C{take}, or one of these.
 Event = Messages | Asked | Answered | Accepted | Acknowledged | PeerClosed | Broken
+
+
+def areDense(events: Sequence[Event], size: int) -> bool:
+    """Tell whether so many bytes held so much to be done that others wait for it."""
+    count = len(events)
+    for event in events:
+        if isinstance(event, Answered):
+            count += event.waiters.count(None)
+    return count > MANY and count * DENSE > size
