@@ -148,7 +148,9 @@ def connect(
         L{ChannelOptions<aesm.secure.options.ChannelOptions>}; C{maxMessage},
         C{heartbeat}, C{sendBuffer} and C{receiveBuffer}, as
         L{MessageOptions<aesm.core.messages.hello.MessageOptions>}; C{trust} and
-        C{handshakeTimeout}, as L{ConnectOptions}; and those of L{ClientOptions}.
+        C{handshakeTimeout}, as
+        L{ConnectOptions<aesm.client.connect.ConnectOptions>}; and those of
+        L{ClientOptions}.
     @return: what to await, or to use in C{async with}.  That fails as the first attempt
         does: with an C{OSError}, or with the L{AESMError<aesm.errors.AESMError>} that
         says why not; with C{TypeError} and C{ValueError} if an option is wrong.

@@ -108,7 +108,8 @@ def connect(
         L{ChannelOptions<aesm.secure.options.ChannelOptions>}; C{maxMessage},
         C{heartbeat}, C{sendBuffer} and C{receiveBuffer}, as
         L{MessageOptions<aesm.core.messages.hello.MessageOptions>}; C{trust} and
-        C{handshakeTimeout}, as L{ConnectOptions}.
+        C{handshakeTimeout}, as
+        L{ConnectOptions<aesm.client.connect.ConnectOptions>}.
     @return: fires with the connection once the server has accepted it.  Fails
         with what the endpoint fails with, or with the
         L{HandshakeError<aesm.errors.HandshakeError>},
