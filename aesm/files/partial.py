@@ -76,8 +76,11 @@ class Folder:
         # To count them is to list the directory.  With ten thousand small files in it
         # that takes longer than to receive one, so it is not done for each.
         if not min(self._room, self._roomOf(sender)):
+            # Not by Path.glob, which takes eight times as long, while others wait.
             there = Counter(
-                path.name[: len(sender)] for path in self.path.glob(".aesm-*.part")
+                name[: len(sender)]
+                for name in os.listdir(self.path)
+                if name.startswith(".aesm-") and name.endswith(".part")
             )
             self._room = max(0, MOST_PARTIAL - there.total())
             self._rooms = {

@@ -68,9 +68,8 @@ class Journal:
         self._clock = clock
         # Dicts and not sets, for their order: who came first is written first.
         self._changed: dict[DurableConnection, None] = {}
-        self._blocked: dict[
-            DurableConnection, None
-        ] = {}  # until the store can be written
+        # Until the store can be written.
+        self._blocked: dict[DurableConnection, None] = {}
         self._forgotten: dict[str, DurableConnection] = {}  # by name
         # What else this turn writes, and who waits for that.
         self._others: list[tuple[Callable[[ISessionStore], object], _Waiter]] = []

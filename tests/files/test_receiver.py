@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -280,15 +279,15 @@ class FileReceiverTests(ReceiverTestCase):
         that comes: with thousands in it that takes longer than all else.
         """
         self.patch(partial, "MOST_PARTIAL", 3)
-        listed: list[str] = []
-        glob = Path.glob
+        listed: list[Path] = []
+        listdir = os.listdir
 
-        def counted(path: Path, pattern: str) -> Iterator[Path]:
+        def counted(path: Path) -> list[str]:
             """List it, and note that."""
-            listed.append(pattern)
-            return glob(path, pattern)
+            listed.append(path)
+            return listdir(path)
 
-        self.patch(Path, "glob", counted)
+        self.patch(os, "listdir", counted)
         pair = self.meet()
         for number in range(7):
             self.sent(pair, self.put(f"{number}", b"x"))
