@@ -469,6 +469,11 @@ class LogShelfStore(ShelfStore):
         self._dropped: list[str] = []
         shelf.stores.append(self)
 
+    def _open(self) -> list[Stored]:
+        """Have no session yet: each comes with its client, as in a cluster."""
+        self._check()
+        return []
+
     def kill(self) -> None:
         """Answer nothing any more, and hear nothing."""
         super().kill()
