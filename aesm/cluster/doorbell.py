@@ -46,14 +46,16 @@ class Doorbell:
         self._channels = (engine.key(f"n:{engine.node}"), engine.key("log"))
         self._service = engine.dialler("SubscriberProtocol", self._connected, ignore)
         self._protocol: Any = None
+        self._runId: str | None = None  # of the process to which that is, once known
         self._pings = LoopingCall(self._ping)
         self._pings.clock = engine.clock
 
     def start(self) -> None:
-        """Listen, unless it does."""
+        """Listen, unless it does; and not to another engine than the node has now."""
         if not self._pings.running:
             self._service.startService()
             self._pings.start(PING, now=False)
+        self._check()
 
     def stop(self) -> Deferred[None]:
         """
@@ -68,7 +70,7 @@ class Doorbell:
 
     def _connected(self, protocol: Any) -> None:
         """There is a connection: subscribe."""
-        self._protocol = protocol
+        self._protocol, self._runId = protocol, None
         protocol.messageReceived = self._heard
         subscribed = Deferred.fromCoroutine(self._subscribe(protocol))
         subscribed.addCallbacks(
@@ -78,8 +80,20 @@ class Doorbell:
     async def _subscribe(self, protocol: Any) -> None:
         """Subscribe, to one channel after the other: each has a reply of its own."""
         await self._engine.login(protocol)
+        self._runId = await self._engine.runIdOf(protocol)
+        self._check()
         for channel in self._channels:
             await self._engine.execute(protocol, "SUBSCRIBE", channel)
+
+    def _check(self) -> None:
+        """
+        Have another connection, if this one is to an engine that is not the node's any
+        more: others may still tell it what the node's own will never have.
+        """
+        engine, runId = self._engine, self._runId
+        if engine.failure is None and runId not in (None, engine.info.get("run_id")):
+            self._protocol.messageReceived = ignore
+            self._protocol.transport.loseConnection()
 
     def _ebSubscribed(self, failure: Failure, protocol: Any) -> None:
         """It did not work: try again, with another connection."""

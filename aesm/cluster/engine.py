@@ -385,6 +385,11 @@ class Engine:
         self.history = f"{info.get('run_id')}:{more.get('master_replid')}"
         return cast("bytes", epoch)
 
+    async def runIdOf(self, protocol: Any) -> str | None:
+        """Tell which process a connection is to, by the engine's own name for it."""
+        info = await self.execute(protocol, "INFO", "server")
+        return _parsed(info).get("run_id")
+
     async def _epochOf(self, protocol: Any) -> bytes:
         """Tell a cluster's epoch; C{SpoolError} if we can make nothing of it."""
         meta = self.key("meta")

@@ -4,9 +4,11 @@ Tests for L{aesm.cluster.doorbell}.
 
 from __future__ import annotations
 
+from twisted.logger import capturedLogs
+
 from aesm.cluster.doorbell import PING, Doorbell
 from aesm.cluster.engine import MAX_RETRY, REPLY_TIMEOUT
-from tests.support.engines import EngineTestCase, Line
+from tests.support.engines import EngineTestCase, Line, RedisServer
 
 
 class DoorbellTests(EngineTestCase):
@@ -23,6 +25,7 @@ class DoorbellTests(EngineTestCase):
         self.doorbell.missed = self.miss
         self.one.store.lease.stop()  # and nothing else that is sent
         self.one.store._doorbell.stop()
+        self.one.store._doorbell = self.doorbell
         self.doorbell.start()
         self.addCleanup(self.endDoorbell)
         self.one.settle()
@@ -89,6 +92,56 @@ class DoorbellTests(EngineTestCase):
         self.redis.command("ACL", "SETUSER", "default", "+@all")
         self.back()
         self.assertEqual(self.missed, 2)
+
+    def other(self) -> RedisServer:
+        """Have another engine."""
+        other = RedisServer()
+        self.addCleanup(other.stop)
+        self.addCleanup(self.one.cut)
+        return other
+
+    def publish(self, *engines: RedisServer) -> None:
+        """Have engines say something, each its number, and hear what is heard."""
+        for number, engine in enumerate(engines):
+            engine.command("PUBLISH", self.key("log"), number)
+        self.one.lines.hearAll()
+
+    def test_former(self) -> None:
+        """
+        An engine that is not the node's any more is not heard, though the connection
+        to it is there still: others may tell it what no other will have.
+        """
+        other = self.other()
+        self.one.lines.line.cut()
+        self.one.lines.path = other.path
+        former = self.line
+        with capturedLogs():
+            self.back()
+        self.publish(self.redis, other)
+        self.assertEqual(self.rung, [])
+        self.one.settle()
+        self.assertFalse(former.isOpen)
+        self.back()
+        self.assertEqual(self.missed, 2)
+        self.publish(self.redis, other)
+        self.assertEqual(self.rung, [(False, b"1")])
+
+    def test_later(self) -> None:
+        """Nor is one heard that is to be the node's, but is not yet."""
+        other = self.other()
+        self.line.cut()
+        self.one.lines.path = other.path
+        self.back()
+        self.assertEqual(self.missed, 1)
+        self.publish(self.redis, other)
+        self.assertEqual(self.rung, [])
+        with capturedLogs():
+            self.one.lines.line.cut()
+            self.back()
+        self.back()
+        self.assertTrue(self.line.isOpen)
+        self.publish(self.redis, other)
+        self.assertEqual(self.rung, [(False, b"1")])
 
     def test_stopped(self) -> None:
         """Nothing is left of one that is stopped, whether it was started or not."""
