@@ -11,6 +11,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
 
+from aesm.shared import follow
+
 
 def running(result: object) -> Deferred[Any] | None:
     """
@@ -20,7 +22,7 @@ def running(result: object) -> Deferred[Any] | None:
     @raise TypeError: it has not run, and cannot be run here.
     """
     if isinstance(result, Deferred):
-        return result
+        return follow(result)
     if isinstance(result, Coroutine):
         return ensureDeferred(result)
     if asyncio.isfuture(result):

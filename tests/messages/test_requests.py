@@ -612,6 +612,30 @@ class HandlerTests(PairTestCase):
             self.assertEqual(connection.session.inbox.untaken, 0)
         self.assertEqual(pair.client.session.outbox.asked, {})
 
+    def test_shared(self) -> None:
+        """
+        One Deferred may answer several requests, also some that come later; who asked
+        and does not wait any more takes it from nobody.
+        """
+        refusal = RequestFailed(4711, "not today")
+        for outcome in ("!", refusal):
+            shared: Deferred[Any] = Deferred()
+            pair = self.pair(Answerer(lambda connection, packet, shared=shared: shared))
+            answers = self.ask(pair, "first", "second", "third")
+            withdrawn = answers.pop(1)
+            withdrawn.cancel()
+            self.failureResultOf(withdrawn, CancelledError)
+            pair.deliver()
+            (shared.errback if outcome is refusal else shared.callback)(outcome)
+            pair.deliver()
+            answers += self.ask(pair, "late")
+            for each in answers:
+                if outcome is refusal:
+                    error = self.failureResultOf(each, RequestFailed).value
+                    self.assertEqual(error.code, 4711)
+                else:
+                    self.assertEqual(self.successResultOf(each), "!")
+
     def test_manyWithdrawn(self) -> None:
         """
         However many were withdrawn before they were begun, they are not looked through
