@@ -106,10 +106,13 @@ class Handling:
         done.addTimeout(deadline, self._clock, lambda result, timeout: self._late())
         return done.addCallback(lambda result: None)
 
+    def leave(self, connection: Connection | None) -> None:
+        """Wait no more for what runs for a connection: that is what waits for us."""
+
     def _run(self, running: Deferred[Any]) -> None:
         """Take note of what is not done; it never fails."""
         self._running[running] = None
-        running.addCallback(lambda result: self._running.pop(running))
+        running.addCallback(lambda result: self._running.pop(running, None))
 
     def _late(self) -> None:
         """It is not done in time."""
@@ -324,7 +327,13 @@ class _Talking(Handling):
         if connection.isAttached or connection.isOver or self._ended is not None:
             self.attached(connection)
 
+    def leave(self, connection: Connection | None) -> None:
+        """Have a coroutine that stops us go on when that is done."""
+        talk = None if connection is None else self._talks.get(connection)
+        if talk is not None:
+            self._running.pop(talk, None)
+
     def _late(self) -> None:
         """Cancel what does not end by itself."""
-        for talk in list(self._talks.values()):
+        for talk in list(self._running):
             talk.cancel()

@@ -175,6 +175,10 @@ class ConnectionManager(ConnectionOwner):
             self.journal.suspend()
         self.sessions.stop(stored=self.journal is not None)
 
+    def stoppedBy(self, connection: Connection | None) -> None:
+        """Take note of whose coroutine waits for the end, if one does."""
+        self._handling.leave(connection)
+
     def close(self, deadline: float) -> Deferred[None]:
         """
         Let go of what the sessions are written to, once all connections are gone and
