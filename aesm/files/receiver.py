@@ -420,7 +420,7 @@ class FileReceiver(MessageHandler):
         """Tell the subclass that a file could not be received, and make the error."""
         # The sender is not told about our paths.
         if isinstance(error, OSError):
-            _log.warn("cannot receive {name!r}: {error}", name=name, error=error)
+            _log.warn("cannot receive {name!r}: {error}", name=name, error=str(error))
             error = RequestFailed(
                 FileCode.CANNOT_WRITE, f"cannot write: {error.strerror}"
             )

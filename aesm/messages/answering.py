@@ -13,20 +13,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.errors import CloseCode, ConnectionClosed, MessageTooBig, RequestFailed
 from aesm.interfaces import IMessageHandler
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.running import running as runningOf
+from aesm.messages.running import tellFailed
 from aesm.secure.places import TokenBuckets
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.requests import Request
 
-_log: Final = Logger(namespace="aesm.handler")
 
 # Requests of one connection that a handler has at a time; the next one, and what is
 # behind it, waits.
@@ -193,11 +192,7 @@ class Answering:
         if owner.failures is None:
             owner.failures = TokenBuckets(FAILURES_TOLD)
         if owner.failures.take(str(connection.peer), owner.clock.seconds()):
-            _log.failure(
-                "the handler failed with a request over {connection!r}",
-                failure,
-                connection=connection,
-            )
+            tellFailed("with a request over {connection}", failure, connection)
 
     def _refuse(self, request: Request, code: int, reason: str) -> None:
         """Refuse a request; who asked may be gone."""

@@ -19,11 +19,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
@@ -31,12 +30,12 @@ from aesm.interfaces import IMessageHandler
 from aesm.messages.causes import CAUSE, CausingHandler
 from aesm.messages.dispatcher import Dispatcher
 from aesm.messages.requests import Request
+from aesm.messages.running import tellFailed
 from aesm.messages.turns import Rates, Turns
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
-_log: Final = Logger(namespace="aesm.handler")
 
 HANDLER_DEADLINE = 5.0  # seconds that a handler has at a stop
 
@@ -312,11 +311,7 @@ class _Talking(Handling):
         isClosing = connection.isClosing or connection.isEnding
         gone = isClosing and failure.check(ConnectionClosed, CancelledError)
         if not gone:
-            _log.failure(
-                "the handler failed over {connection!r}, which is closed",
-                failure,
-                connection=connection,
-            )
+            tellFailed("over {connection}, which is closed", failure, connection)
         self._close(connection, CloseCode.INTERNAL_ERROR, "internal error")
 
     def _close(self, connection: Connection, code: CloseCode, reason: str) -> None:

@@ -270,6 +270,7 @@ class TalkTests(PairTestCase):
             network.deliver()
         (failed,) = [e for e in events if e["log_level"] is LogLevel.critical]
         self.assertEqual(failed["log_namespace"], "aesm.handler")
+        self.assertKeepsNothing(failed)
         self.flushLoggedErrors(ZeroDivisionError)
         self.assertEqual(self.closedReason(bad).code, 1011)
         late.addErrback(lambda failure: failure.trap(ConnectionClosed))

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.defer import fail as failed
+from twisted.logger import LogLevel, capturedLogs
 from zope.interface import implementer
 
 from aesm import (
@@ -431,6 +432,17 @@ class HandlerTests(PairTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
         self.assertTrue(pair.client.isOpen)
+
+    def test_logged(self) -> None:
+        """The log says over which connection, and keeps nothing of it."""
+        pair = self.pair(Answerer(lambda connection, packet: 1 // 0))
+        with capturedLogs() as events:
+            (answer,) = self.ask(pair, "fail")
+        self.failureResultOf(answer, RequestFailed)
+        (event,) = [e for e in events if e["log_level"] is LogLevel.critical]
+        self.assertEqual(event["connection"], repr(pair.accepted))
+        self.assertKeepsNothing(event)
+        self.flushLoggedErrors(ZeroDivisionError)
 
     def test_manyFailures(self) -> None:
         """
