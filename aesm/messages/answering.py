@@ -20,7 +20,6 @@ from aesm.interfaces import IMessageHandler
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.running import running as runningOf
 from aesm.messages.running import tellFailed
-from aesm.secure.places import TokenBuckets
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 # Requests of one connection that a handler has at a time; the next one, and what is
 # behind it, waits.
 MOST_RUNNING: Final = 1000
-FAILURES_TOLD: Final = 1.0  # of the requests of one key, a second
 ANSWERS: Final = (str, bytes, bytearray, memoryview)
 
 
@@ -188,10 +186,8 @@ class Answering:
 
     def _tell(self, failure: Failure) -> None:
         """Log that the handler has failed, but not as often as a peer can have it."""
-        connection, owner = self._connection, self._connection._owner
-        if owner.failures is None:
-            owner.failures = TokenBuckets(FAILURES_TOLD)
-        if owner.failures.take(str(connection.peer), owner.clock.seconds()):
+        connection = self._connection
+        if connection._owner.tells(connection.peer):
             tellFailed("with a request over {connection}", failure, connection)
 
     def _refuse(self, request: Request, code: int, reason: str) -> None:

@@ -30,7 +30,8 @@ from aesm import (
 from aesm.core.messages.batch import MAX_COSTS
 from aesm.core.messages.frames import EncodedRequest, EncodedResponse
 from aesm.interfaces import IMessageHandler
-from aesm.messages.answering import FAILURES_TOLD, MOST_RUNNING
+from aesm.messages.answering import MOST_RUNNING
+from aesm.messages.owner import FAILURES_TOLD
 from aesm.secure.places import BURST_SECONDS
 from aesm.testing import ConnectedPair
 from tests.support.pairs import PairTestCase, Recorder
