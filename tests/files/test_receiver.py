@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from aesm import PrivateKey
 from aesm.errors import CloseCode, ConnectionClosed
 from aesm.files import partial
 from aesm.files import receiver as receiving
+from aesm.files.partial import LISTED_AGAIN
 from aesm.files.receiver import AT_ONCE, MOST_OPEN, FileReceiver
 from aesm.files.requests import (
     CHUNK,
@@ -276,9 +278,12 @@ class FileReceiverTests(ReceiverTestCase):
     def test_listedSeldom(self) -> None:
         """
         To know how many were never completed the directory is not listed for each file
-        that comes: with thousands in it that takes longer than all else.
+        that comes: with thousands in it that takes longer than all else.  Where there
+        is no room it is listed once a second, since somebody may have made some.
         """
         self.patch(partial, "MOST_PARTIAL", 3)
+        clock = Clock()
+        self.patch(partial, "monotonic", clock.seconds)
         listed: list[Path] = []
         listdir = os.listdir
 
@@ -291,7 +296,38 @@ class FileReceiverTests(ReceiverTestCase):
         pair = self.meet()
         for number in range(7):
             self.sent(pair, self.put(f"{number}", b"x"))
+            token, _ = self.offer(pair, f"dropped {number}")
+            self.ask(pair, asking("drop", token=token.hex()))
+        self.assertEqual(len(listed), 1)
+        for number in range(3):
+            self.leave(f"left {number}", PrivateKey.generate())
+        more = offering(Offer("more", 1, 1))
+        for seconds in (0.0, LISTED_AGAIN - 0.1, 0.1, 0.5):
+            clock.advance(seconds)
+            for _ in range(3):
+                self.assertEqual(self.ask(pair, more), FileCode.NO_ROOM)
+        self.assertEqual(len(listed), 2)
+        self.partial[0].unlink()
+        self.assertEqual(self.ask(pair, more), FileCode.NO_ROOM)
+        clock.advance(0.5)
+        self.offer(pair, "more")
         self.assertEqual(len(listed), 3)
+
+    def test_roomAgain(self) -> None:
+        """What is refused once it is open takes no room from others."""
+        self.patch(partial, "MOST_PARTIAL", 2)
+        pair = self.meet()
+        for number in range(5):
+            offer = offering(Offer(f"{number}", 1 << 60, 1))
+            self.assertEqual(self.ask(pair, offer), FileCode.NO_ROOM)
+        for name in "ab":
+            self.offer(pair, name)
+        sizes = self.receiver._folder._rooms
+        self.assertEqual([*sizes.values()], [partial.MOST_PARTIAL_OF_KEY - 2])
+        for name in "ab":
+            token, _ = self.offer(pair, name)
+            self.ask(pair, asking("drop", token=token.hex()))
+        self.assertEqual(sizes, {})  # nothing is kept of who has none
 
     def test_noRoom(self) -> None:
         """What the disk has no room for is refused before it comes."""
