@@ -99,13 +99,13 @@ class Folder:
 
     def _count(self, length: int) -> None:
         """Count those that are there, by that many characters of their names."""
-        self._listed = monotonic()
         # Not by Path.glob, which takes eight times as long.
         there = Counter(
             name[:length]
             for name in os.listdir(self.path)
             if name.startswith(".aesm-") and name.endswith(".part")
         )
+        self._listed = monotonic()
         self._room = max(0, MOST_PARTIAL - there.total())
         self._rooms = {
             each: max(0, MOST_PARTIAL_OF_KEY - count) for each, count in there.items()
@@ -164,7 +164,12 @@ class Place:
             self._folder.begin(self._sender)
         # As any new file: the process's umask takes away what others may not do.
         mode = 0o777 if self.offer.executable else 0o666
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, mode)
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, mode)
+        except OSError:
+            if isNew:
+                self._folder.end(self._sender)
+            raise
         try:
             return Opened(descriptor, self._claim(descriptor))
         except BaseException:

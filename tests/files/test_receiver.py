@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
 
 from aesm import PrivateKey
@@ -30,7 +31,9 @@ from aesm.files.requests import (
     readAnswer,
 )
 from aesm.interfaces import IMessageHandler
+from aesm.messages.owner import FAILURES_TOLD
 from aesm.messages.stream import Packet
+from aesm.secure.places import BURST_SECONDS
 from aesm.testing import ConnectedPair
 from tests.support.files import FileTestCase
 from tests.support.spooled import ByHand
@@ -339,6 +342,39 @@ class FileReceiverTests(ReceiverTestCase):
         name, reason = self.receiver.events[0][1:]
         self.assertEqual(name, "a")
         self.assertIn("there is no room: it needs 1,152,921,504,606,846,976", reason)
+
+    def test_manyFailed(self) -> None:
+        """
+        What the disk refuses to one key is in the log so often at once, and then once a
+        second: who sends may offer any number.
+        """
+        clock = Clock()
+        self.patch(receiving, "monotonic", clock.seconds)
+        most = int(FAILURES_TOLD * BURST_SECONDS)
+        self.theirs.rmdir()
+        pair = self.meet()
+        for seconds, offers, told in ((0, most + 2, most), (1, 2, 1)):
+            clock.advance(seconds)
+            with capturedLogs() as events:
+                for _ in range(offers):
+                    self.assertEqual(self.ask(pair, OFFER), FileCode.CANNOT_WRITE)
+            said = [e for e in events if e["log_namespace"] == "aesm.files"]
+            self.assertEqual(len(said), told)
+        self.assertEqual(len(self.receiver.events), most + 4)
+
+    def test_noDirectory(self) -> None:
+        """
+        Where a directory is none any more, or nothing can be written to it, that is
+        what is said, however often; when it is one again there is room.
+        """
+        self.patch(partial, "MOST_PARTIAL", 2)
+        pair = self.meet()
+        self.offer(pair, "open")
+        self.theirs.rename(f"{self.theirs}.away")
+        for _ in range(4):
+            self.assertEqual(self.ask(pair, OFFER), FileCode.CANNOT_WRITE)
+        Path(f"{self.theirs}.away").rename(self.theirs)
+        self.offer(pair)
 
     def test_otherProcess(self) -> None:
         """Two processes do not receive the same file into the same place."""
