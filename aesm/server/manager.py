@@ -195,11 +195,11 @@ class ConnectionManager(ConnectionOwner):
         """Let go of what the sessions are written to, and tell who waits here."""
         journal, self.journal = self.journal, None
         if journal is not None:
-            self._closing = Gate()
-        closing = self._closing
-        closed = succeed(None) if closing is None else closing.wait()
-        if journal is not None:
+            closing = self._closing = Gate()
+            closed = closing.wait()
             journal.close().addBoth(self._journalClosed, closing)
+        else:
+            closed = succeed(None) if self._closing is None else self._closing.wait()
         self.connections.end(
             ConnectionClosed("the server was stopped", CloseCode.NORMAL)
         )

@@ -8,12 +8,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.defer import fail as failed
 from twisted.logger import LogLevel, capturedLogs
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm import (
@@ -633,13 +635,13 @@ class HandlerTests(PairTestCase):
         refusal = RequestFailed(4711, "not today")
         for outcome in ("!", refusal):
             shared: Deferred[Any] = Deferred()
-            pair = self.pair(Answerer(lambda connection, packet, shared=shared: shared))
+            pair = self.pair(Answerer(partial(lambda given, *_: given, shared)))
             answers = self.ask(pair, "first", "second", "third")
             withdrawn = answers.pop(1)
             withdrawn.cancel()
             self.failureResultOf(withdrawn, CancelledError)
             pair.deliver()
-            (shared.errback if outcome is refusal else shared.callback)(outcome)
+            shared.callback(Failure(refusal) if outcome is refusal else outcome)
             pair.deliver()
             answers += self.ask(pair, "late")
             for each in answers:

@@ -239,7 +239,7 @@ class PairTestCase(SynchronousTestCase):
         """
         failure: Failure = event["log_failure"]
         self.assertIn(", line ", failure.getTraceback())
-        self.assertIsNone(failure.value.__traceback__)
+        self.assertIsNone(getattr(failure.value, "__traceback__", None))
         held = [each for each in event.values() if isinstance(each, Connection)]
         self.assertEqual(held, [])
 

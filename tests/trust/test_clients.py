@@ -331,6 +331,7 @@ class AuthorizedKeysTests(ClientsTestCase):
             self.authorize(f"{TWO} c", f"{THREE} d")
             clients.reload()
             clients.reload()
+            self.assertEqual(len(clients), 2)
             self.path.chmod(0o666)
             clients.reload()
             self.path.chmod(0o600)

@@ -17,6 +17,7 @@ from twisted.internet.defer import (
     maybeDeferred,
     succeed,
 )
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -184,7 +185,7 @@ class AnswerTests(SynchronousTestCase):
                 for each in asked:
                     self.assertNoResult(each)
                 isError = isinstance(answer, Exception)
-                (shared.errback if isError else shared.callback)(answer)
+                shared.callback(Failure(answer) if isError else answer)
                 for each in (*asked, check(policy, *arguments)):
                     if answer is True:
                         self.assertIsNone(self.successResultOf(each))
