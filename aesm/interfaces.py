@@ -42,7 +42,8 @@ class IMessageHandler(Interface):
     Each method may return None, or what is not done yet: a Deferred, a coroutine (so
     that it may be C{async def}), another awaitable, or, where Twisted's asyncio reactor
     runs, a Future or Task of asyncio.  That is run; what it gives is ignored, and so
-    are other values.
+    are other values.  One Deferred may be given several times, for different messages
+    and connections.
 
     An error in any of these methods, or in what one returns, is logged and closes the
     one connection that it was called for with code 1011.  So does what cannot be run:
@@ -266,7 +267,8 @@ class ITrustPolicy(Interface):
         @param location: what the client dialled, such as
             C{"example.org:8765"}.
         @param publicKey: the static key that the server has proved.
-        @return: True, or a Deferred of True, to go on; anything else refuses.
+        @return: True, or a Deferred of True, to go on; anything else refuses.  One
+            Deferred may be given for several servers.
         @raise UntrustedServer: to refuse and say why, also as the Deferred's
             failure.
         """
@@ -299,5 +301,6 @@ class IClientPolicy(Interface):
         @param address: where it comes from.
         @return: the name that this key goes by (C{peerName}), or True to let
             it in without one, or a Deferred of either; anything else, an
-            empty name included, refuses.
+            empty name included, refuses.  One Deferred may be given for several
+            clients.
         """

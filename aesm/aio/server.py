@@ -202,7 +202,8 @@ class Server:
         """
         Close in order: cancel the coroutines, which have 5 seconds for what they still
         do; then tell the clients that are left (code 1001), send what is queued, and
-        abort what is left after 5 seconds, and at once if this is cancelled.
+        abort what is left after 5 seconds, and at once if this is cancelled.  A
+        coroutine that calls this is not cancelled.
 
         @raise SpoolError: there is a spool that could not be written to the end.
         """
@@ -220,6 +221,8 @@ class Server:
         self._reactor.open.pop(self, None)
         self._isEnding = True
         try:
+            # One that calls this goes on when it is done, whoever else ends it.
+            self._talks.pop(cast(Any, asyncio.current_task()), None)
             for task in self._talks:
                 task.cancel()
             if self._talks:
@@ -243,7 +246,7 @@ class Server:
             # The server ends, or the loop: that is no failure, nor the client's end.
             connection.closeWith(CloseCode.GOING_AWAY, "going away")
         finally:
-            del self._talks[task]
+            self._talks.pop(task, None)
 
     async def _begin(self, connection: Connection) -> object:
         """Call the application's code, so that what a call raises is caught as well."""

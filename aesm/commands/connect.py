@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.task import deferLater
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -31,7 +31,7 @@ from aesm.commands.client import ClientCommand
 from aesm.commands.command import parameter
 from aesm.commands.formats import JSON, PLAIN, Form
 from aesm.commands.main import observing
-from aesm.commands.options import endpointReason, inOptions
+from aesm.commands.options import endpointReason, inOptions, isForServers
 from aesm.commands.output import OutputLost, writeError
 from aesm.commands.stdio import LineTooLong, Stdio, openStdio
 from aesm.errors import (
@@ -46,6 +46,7 @@ from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.requests import Request
 from aesm.secure.hosts import clientEndpoint
+from aesm.trust.locations import fieldsOf
 
 FOR_EVER = -1.0  # seconds
 
@@ -181,13 +182,23 @@ async def connectOrReport(
     except ValueError as error:
         writeError(inOptions(str(error), options))
     except (ConnectError, OSError) as error:
-        reason = str(error).rstrip(".")
-        writeError(f"cannot connect to {endpoint}: {reason}; does the server run?")
+        reason, hint = str(error).rstrip("."), _hint(endpoint, error)
+        writeError(f"cannot connect to {endpoint}: {reason}; {hint}")
     finally:
         # Also where this was cancelled, or something else was raised.
         if service is not None and not connected:
             await service.stopService()
     return service if connected else None
+
+
+def _hint(endpoint: str, error: Exception) -> str:
+    """Say what may be wrong where no connection can be made."""
+    # A host may have such a name, too, and then it is found.
+    kind = endpoint.partition(":")[0]
+    isHost = fieldsOf(endpoint)[:2] == ("tcp", endpoint.split(":"))
+    if isHost and isinstance(error, DNSLookupError) and isForServers(kind):
+        return f"{kind}: is for servers only"
+    return "does the server run?"
 
 
 def checkEndpoint(reactor: Any, endpoint: str) -> bool:

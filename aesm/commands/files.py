@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
@@ -43,7 +44,9 @@ from aesm.files.sender import Offering
 from aesm.interfaces import IClientObserver
 from aesm.messages.address import addressText
 from aesm.messages.connection import Connection
+from aesm.messages.owner import FAILURES_TOLD
 from aesm.secure.listening import serverEndpoint
+from aesm.secure.places import TokenBuckets
 from aesm.server.service import Server, listen
 from aesm.trust.files import expanded, stateDirectory
 from aesm.trust.keys import PrivateKey, PublicKey
@@ -183,9 +186,12 @@ class ReceiveOptions(_FileCommand):
     async def transfer(self, meeting: _Meeting) -> int:
         """Receive files."""
         receiving = _Receiving(self.directory, meeting)
-        if self.endpoint is None:
-            return await meeting.listenAndReceive(self["listen"], receiving)
-        return await meeting.connectAndReceive(self.endpoint, receiving)
+        try:
+            if self.endpoint is None:
+                return await meeting.listenAndReceive(self["listen"], receiving)
+            return await meeting.connectAndReceive(self.endpoint, receiving)
+        finally:
+            receiving.tellRest()
 
 
 def _checkFile(path: Path) -> None:
@@ -216,6 +222,8 @@ class _Receiving(FileReceiver):
         # What files are called in what is said of their progress: of two that have one
         # name, from two connections, the second has its address behind it.
         self._shown: dict[tuple[Connection, str], str] = {}
+        self._named = TokenBuckets(FAILURES_TOLD)  # of each key
+        self._untold = 0
 
     def connectionAccepted(self, connection: Connection) -> None:
         """Show whose files these are, and ask for them."""
@@ -272,7 +280,7 @@ class _Receiving(FileReceiver):
         """Say that a file cannot be received."""
         self.failed = True
         self._finished(connection, name)
-        self._meeting.progress.say(f"{name} is not received: {reason}")
+        self._tell(connection, f"{name} is not received: {reason}")
 
     def noMoreFiles(self, connection: Connection) -> None:
         """End, unless another one still sends something."""
@@ -285,11 +293,23 @@ class _Receiving(FileReceiver):
         if self.ended.called:
             said = "; run this again to go on"
         for name in self.unfinished(connection):
-            self._meeting.progress.say(f"{name} is not complete{said}")
+            self._tell(connection, f"{name} is not complete{said}")
         for other, name in list(self._shown):
             if other is connection:
                 self._finished(connection, name)
         super().connectionLost(connection, reason)
+
+    def tellRest(self) -> None:
+        """Say how many are not received that were not named."""
+        if self._untold:
+            self._meeting.progress.say(f"others that are not received: {self._untold}")
+
+    def _tell(self, connection: Connection, text: str) -> None:
+        """Say what became of a file, but not as often as its sender can have it."""
+        if self._named.take(str(connection.peer), monotonic()):
+            self._meeting.progress.say(text)
+        else:
+            self._untold += 1
 
 
 class _Callers(Offering):

@@ -88,15 +88,18 @@ def endpointReason(text: str, error: Exception) -> str:
     """
     said = escape(str(error))
     kind = text.partition(":")[0]
-    if said.startswith("Unknown endpoint type") and any(
-        plugin.prefix == kind
-        for plugin in getPlugins(IStreamServerEndpointStringParser)
-    ):
+    if said.startswith("Unknown endpoint type") and isForServers(kind):
         return f"{kind}: is for servers only"
     for pattern, words in _PYTHON_SAYS.items():
         if match := pattern.search(said):
             return words.format(kind, match[1].replace("'", ""))
     return said
+
+
+def isForServers(kind: str) -> bool:
+    """Tell whether there are server endpoints that begin so."""
+    plugins = getPlugins(IStreamServerEndpointStringParser)
+    return any(plugin.prefix == kind for plugin in plugins)
 
 
 def listenEndpoint(

@@ -23,7 +23,10 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from math import inf
 from pathlib import Path
+from threading import Lock
+from time import monotonic
 
 from aesm.errors import RequestFailed
 from aesm.files.names import names, safeName
@@ -33,6 +36,7 @@ from aesm.trust.keys import PublicKey
 
 MOST_PARTIAL = 256  # files in a directory that are not complete
 MOST_PARTIAL_OF_KEY = 64  # of one sender
+LISTED_AGAIN = 1.0  # seconds until they are counted once more, if there are too many
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -61,10 +65,12 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = Lock()  # for what is below
         # Files that may begin before those that are there are counted: of all, and of
         # each sender who has one.
         self._room = 0
         self._rooms: dict[str, int] = {}
+        self._listed = -inf  # when they were
 
     def begin(self, sender: str) -> None:
         """
@@ -73,20 +79,40 @@ class Folder:
         @param sender: what the names of a sender's files begin with.
         @raise RequestFailed: there are too many of them.
         """
-        # To count them is to list the directory.  With ten thousand small files in it
-        # that takes longer than to receive one, so it is not done for each.
-        if not min(self._room, self._roomOf(sender)):
-            # Not by Path.glob, which takes eight times as long, while others wait.
-            there = Counter(
-                name[: len(sender)]
-                for name in os.listdir(self.path)
-                if name.startswith(".aesm-") and name.endswith(".part")
-            )
-            self._room = max(0, MOST_PARTIAL - there.total())
-            self._rooms = {
-                each: max(0, MOST_PARTIAL_OF_KEY - count)
-                for each, count in there.items()
-            }
+        with self._lock:
+            # To count them is to list the directory.  With ten thousand small files in
+            # it that takes longer than to receive one, so it is not done for each, nor
+            # for each that is refused: others wait meanwhile.
+            isDue = monotonic() - self._listed >= LISTED_AGAIN
+            if isDue and not min(self._room, self._roomOf(sender)):
+                self._count(len(sender))
+            self._take(sender)
+
+    def end(self, sender: str) -> None:
+        """Have the room again of a file that is complete, or was dropped."""
+        with self._lock:
+            self._room += 1
+            if sender in self._rooms:
+                self._rooms[sender] += 1
+                if self._rooms[sender] >= MOST_PARTIAL_OF_KEY:
+                    del self._rooms[sender]
+
+    def _count(self, length: int) -> None:
+        """Count those that are there, by that many characters of their names."""
+        # Not by Path.glob, which takes eight times as long.
+        there = Counter(
+            name[:length]
+            for name in os.listdir(self.path)
+            if name.startswith(".aesm-") and name.endswith(".part")
+        )
+        self._listed = monotonic()
+        self._room = max(0, MOST_PARTIAL - there.total())
+        self._rooms = {
+            each: max(0, MOST_PARTIAL_OF_KEY - count) for each, count in there.items()
+        }
+
+    def _take(self, sender: str) -> None:
+        """Take room, if there is any; else as C{begin}."""
         for room, whose in (
             (self._roomOf(sender), f"{MOST_PARTIAL_OF_KEY} files of yours"),
             (self._room, f"{MOST_PARTIAL} files"),
@@ -138,14 +164,19 @@ class Place:
             self._folder.begin(self._sender)
         # As any new file: the process's umask takes away what others may not do.
         mode = 0o777 if self.offer.executable else 0o666
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, mode)
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, mode)
+        except OSError:
+            if isNew:
+                self._folder.end(self._sender)
+            raise
         try:
             return Opened(descriptor, self._claim(descriptor))
         except BaseException:
             os.close(descriptor)
             if isNew:
                 with suppress(OSError):
-                    os.unlink(self.path)
+                    self.drop()
             raise
 
     def publish(self, descriptor: int) -> str:
@@ -160,16 +191,16 @@ class Place:
         sync(descriptor)
         for name in names(self.name):
             if publish(self.path, self._folder.path / name):
-                with suppress(FileNotFoundError):
-                    os.unlink(self.path)
+                self.drop()
                 syncDirectory(self._folder.path)
                 return name
         raise self._tooMany()
 
     def drop(self) -> None:
-        """Forget what came of it."""
+        """Forget what came of it, under this name."""
         with suppress(FileNotFoundError):
             os.unlink(self.path)
+            self._folder.end(self._sender)
 
     def _complete(self) -> Opened | None:
         """Look for the file, as a former process may have received it."""

@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -40,7 +41,9 @@ from aesm.files.requests import (
 )
 from aesm.interfaces import MessageHandler
 from aesm.messages.connection import Connection
+from aesm.messages.owner import FAILURES_TOLD
 from aesm.messages.stream import Packet
+from aesm.secure.places import TokenBuckets
 from aesm.trust.files import AnyPath, expanded
 from aesm.trust.keys import PublicKey
 
@@ -179,6 +182,7 @@ class FileReceiver(MessageHandler):
         # For those who send.
         self._turns: WeakValueDictionary[PublicKey, DeferredSemaphore]
         self._turns = WeakValueDictionary()
+        self._told = TokenBuckets(FAILURES_TOLD)  # of each key
         self._incoming: dict[bytes, _Incoming] = {}  # by token
         # Those that nothing more comes of and that are not closed yet: whoever offers
         # the same file waits for that.
@@ -420,7 +424,9 @@ class FileReceiver(MessageHandler):
         """Tell the subclass that a file could not be received, and make the error."""
         # The sender is not told about our paths.
         if isinstance(error, OSError):
-            _log.warn("cannot receive {name!r}: {error}", name=name, error=error)
+            reason = str(error)
+            if self._told.take(str(connection.peer), monotonic()):
+                _log.warn("cannot receive {name!r}: {reason}", name=name, reason=reason)
             error = RequestFailed(
                 FileCode.CANNOT_WRITE, f"cannot write: {error.strerror}"
             )

@@ -13,25 +13,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.errors import CloseCode, ConnectionClosed, MessageTooBig, RequestFailed
 from aesm.interfaces import IMessageHandler
 from aesm.messages.acknowledgements import Acknowledgement
 from aesm.messages.running import running as runningOf
-from aesm.secure.places import TokenBuckets
+from aesm.messages.running import tellFailed
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.requests import Request
 
-_log: Final = Logger(namespace="aesm.handler")
 
 # Requests of one connection that a handler has at a time; the next one, and what is
 # behind it, waits.
 MOST_RUNNING: Final = 1000
-FAILURES_TOLD: Final = 1.0  # of the requests of one key, a second
 ANSWERS: Final = (str, bytes, bytearray, memoryview)
 
 
@@ -189,15 +186,9 @@ class Answering:
 
     def _tell(self, failure: Failure) -> None:
         """Log that the handler has failed, but not as often as a peer can have it."""
-        connection, owner = self._connection, self._connection._owner
-        if owner.failures is None:
-            owner.failures = TokenBuckets(FAILURES_TOLD)
-        if owner.failures.take(str(connection.peer), owner.clock.seconds()):
-            _log.failure(
-                "the handler failed with a request over {connection!r}",
-                failure,
-                connection=connection,
-            )
+        connection = self._connection
+        if connection._owner.tells(connection.peer):
+            tellFailed("with a request over {connection}", failure, connection)
 
     def _refuse(self, request: Request, code: int, reason: str) -> None:
         """Refuse a request; who asked may be gone."""

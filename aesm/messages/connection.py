@@ -358,13 +358,17 @@ class Connection:
     def _refuse(self, refused: AESMError, closeSlow: bool) -> Deferred[None]:
         """Make what C{send} returns for a message that was not accepted."""
         # A peer that has gone is nobody's bug: its error is only for who looks.  That
-        # the buffer is full, or the message too big, the sender has to know.
-        if isinstance(refused, ConnectionClosed) and not closeSlow:
-            return FailedAcknowledgement(refused)
-        if closeSlow and isinstance(refused, SendBufferFull):
+        # the buffer is full, or the message too big, the sender has to know; but not
+        # each time, since a peer may announce that any message is.
+        if isinstance(refused, ConnectionClosed):
+            if not closeSlow:
+                return FailedAcknowledgement(refused)
+        elif closeSlow and isinstance(refused, SendBufferFull):
             self._closeSlow()
-        elif not isinstance(refused, ConnectionClosed):
+        elif self._owner.tells(self.peer):
             return fail(refused)
+        else:
+            return FailedAcknowledgement(refused)
         return acknowledgementOf(self, NEVER)
 
     def _closeSlow(self) -> None:

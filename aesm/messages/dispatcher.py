@@ -14,7 +14,6 @@ from operator import truediv
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.core.messages.frames import (
@@ -28,13 +27,13 @@ from aesm.messages.answering import Answering
 from aesm.messages.piles import Pile, chargeOf, packetOf
 from aesm.messages.requests import Answer
 from aesm.messages.running import running as runningOf
+from aesm.messages.running import tellFailed
 from aesm.messages.stream import Packet, packetsOf
 from aesm.messages.turns import QUANTUM, Rates, Turns
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
-_log: Final = Logger(namespace="aesm.handler")
 
 # The life of a dispatcher
 #
@@ -484,9 +483,5 @@ class Dispatcher:
         self.stop()
         if self._connection.isEnding and closed:
             return  # nor is that we close, but it is not done with what it was handed
-        _log.failure(
-            "the handler failed over {connection!r}, which is closed",
-            failure,
-            connection=self._connection,
-        )
+        tellFailed("over {connection}, which is closed", failure, self._connection)
         self._connection.closeWith(CloseCode.INTERNAL_ERROR, "internal error")

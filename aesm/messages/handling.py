@@ -19,11 +19,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
@@ -31,12 +30,12 @@ from aesm.interfaces import IMessageHandler
 from aesm.messages.causes import CAUSE, CausingHandler
 from aesm.messages.dispatcher import Dispatcher
 from aesm.messages.requests import Request
+from aesm.messages.running import tellFailed
 from aesm.messages.turns import Rates, Turns
 
 if TYPE_CHECKING:
     from aesm.messages.connection import Connection
 
-_log: Final = Logger(namespace="aesm.handler")
 
 HANDLER_DEADLINE = 5.0  # seconds that a handler has at a stop
 
@@ -106,10 +105,13 @@ class Handling:
         done.addTimeout(deadline, self._clock, lambda result, timeout: self._late())
         return done.addCallback(lambda result: None)
 
+    def leave(self, connection: Connection | None) -> None:
+        """Wait no more for what runs for a connection: that is what waits for us."""
+
     def _run(self, running: Deferred[Any]) -> None:
         """Take note of what is not done; it never fails."""
         self._running[running] = None
-        running.addCallback(lambda result: self._running.pop(running))
+        running.addCallback(lambda result: self._running.pop(running, None))
 
     def _late(self) -> None:
         """It is not done in time."""
@@ -309,11 +311,7 @@ class _Talking(Handling):
         isClosing = connection.isClosing or connection.isEnding
         gone = isClosing and failure.check(ConnectionClosed, CancelledError)
         if not gone:
-            _log.failure(
-                "the handler failed over {connection!r}, which is closed",
-                failure,
-                connection=connection,
-            )
+            tellFailed("over {connection}, which is closed", failure, connection)
         self._close(connection, CloseCode.INTERNAL_ERROR, "internal error")
 
     def _close(self, connection: Connection, code: CloseCode, reason: str) -> None:
@@ -324,7 +322,13 @@ class _Talking(Handling):
         if connection.isAttached or connection.isOver or self._ended is not None:
             self.attached(connection)
 
+    def leave(self, connection: Connection | None) -> None:
+        """Have a coroutine that stops us go on when that is done."""
+        talk = None if connection is None else self._talks.get(connection)
+        if talk is not None:
+            self._running.pop(talk, None)
+
     def _late(self) -> None:
         """Cancel what does not end by itself."""
-        for talk in list(self._talks.values()):
+        for talk in list(self._running):
             talk.cancel()

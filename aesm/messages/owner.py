@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IReactorTime
 
 from aesm.errors import AESMError, ConnectionClosed, quoted
+from aesm.secure.places import TokenBuckets
 
 if TYPE_CHECKING:
     from aesm.core.messages.traffic import Traffic
     from aesm.messages.budget import Budget
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
-    from aesm.secure.places import TokenBuckets
+    from aesm.trust.keys import PublicKey
+
+FAILURES_TOLD = 1.0  # of one key, a second
 
 
 class ConnectionOwner:
@@ -28,15 +31,22 @@ class ConnectionOwner:
     @ivar leaves: whether who closes may leave before the peer has closed, too, if
         nothing that the peer could still say matters.
     @ivar traffic: adds up what goes over all of these; None not to.
-    @ivar failures: how often it is logged of a key that the handler has failed with its
-        requests; None as long as it has not.
     """
 
     clock: IReactorTime
     budget: Budget | None = None
     leaves = False
     traffic: Traffic | None = None
-    failures: TokenBuckets | None = None
+    _told: TokenBuckets | None = None  # of each key
+
+    def tells(self, peer: PublicKey) -> bool:
+        """
+        Tell whether the log hears of one more failure that a peer may have caused, with
+        a request that the handler fails with, or by announcing that it takes nothing.
+        """
+        if self._told is None:
+            self._told = TokenBuckets(FAILURES_TOLD)
+        return self._told.take(str(peer), self.clock.seconds())
 
     def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """

@@ -1,5 +1,6 @@
 """
-What a handler has returned, run: a Deferred, a coroutine, a Future of asyncio.
+What a handler has returned, run: a Deferred, a coroutine, a Future of asyncio; and what
+is said of one that fails.
 """
 
 from __future__ import annotations
@@ -7,9 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from concurrent import futures
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from aesm.shared import follow
+
+if TYPE_CHECKING:
+    from aesm.messages.connection import Connection
+
+_log = Logger(namespace="aesm.handler")
 
 
 def running(result: object) -> Deferred[Any] | None:
@@ -20,7 +30,7 @@ def running(result: object) -> Deferred[Any] | None:
     @raise TypeError: it has not run, and cannot be run here.
     """
     if isinstance(result, Deferred):
-        return result
+        return follow(result)
     if isinstance(result, Coroutine):
         return ensureDeferred(result)
     if asyncio.isfuture(result):
@@ -46,6 +56,15 @@ def running(result: object) -> Deferred[Any] | None:
             f"the handler returned {result!r}, of another thread: use deferToThread"
         )
     return None
+
+
+def tellFailed(where: str, failure: Failure, connection: Connection) -> None:
+    """
+    Log that a handler has failed, and keep nothing of that but text: Twisted keeps what
+    is said for who begins logging, which many programs never do.
+    """
+    _log.failure(f"the handler failed {where}", failure, connection=repr(connection))
+    failure.cleanFailure()
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from twisted.internet.address import IPv4Address
@@ -313,9 +314,9 @@ class Shares(Generic[_Member, _Owner]):
         """Tell which of its members somebody has had for longest."""
         return next(iter(self._members[owner]))
 
-    def of(self, owner: _Owner) -> list[_Member]:
-        """List the members that somebody has, the oldest first."""
-        return list(self._members.get(owner, ()))
+    def of(self, owner: _Owner, most: int | None = None) -> list[_Member]:
+        """List the members that somebody has, or so many of them, the oldest first."""
+        return list(islice(self._members.get(owner, ()), most))
 
     def add(self, member: _Member, owner: _Owner) -> None:
         """Give a member to somebody, and take it from whoever has it."""

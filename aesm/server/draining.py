@@ -115,7 +115,7 @@ class Draining:
         clock, manager = self._clock, self._manager
         size = max(1, int(rate * WAVE))
         pause, count, begun = size / rate, 0, clock.seconds()
-        words = reason or "it goes on at another node"
+        words = reason or "it is left to other nodes"
         while True:
             told = clock.seconds()
             if not self._here():
@@ -134,7 +134,7 @@ class Draining:
             await deferLater(clock, max(0.0, told + pause - clock.seconds()))
         if count:
             _log.info(
-                "{count} sessions go on at other nodes, in {seconds:.1f} seconds",
+                "clients told to go on elsewhere: {count}, in {seconds:.1f} seconds",
                 count=count,
                 seconds=clock.seconds() - begun,
             )

@@ -35,6 +35,7 @@ from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.messages.acknowledgements import FailedAcknowledgement, promptly
 from aesm.messages.address import Address, addressOf
+from aesm.messages.causes import CAUSE
 from aesm.messages.connection import Connection
 from aesm.messages.deferred import untimed
 from aesm.messages.handling import Talk, handlerOf
@@ -358,12 +359,14 @@ class AESMServerFactory(SecureFactory):
         @param spread: seconds over which clients are to come back, each at a moment
             of its own; 0 leaves it to them, or to C{drainRate}.
         @return: fires when all connections are gone and the handler is done with what
-            it does about that, for which it has as long again; fails with
+            it does about that, for which it has as long again, but for a coroutine of
+            the handler that has called this; fails with
             L{SpoolError<aesm.errors.SpoolError>} if there is a spool that could not
             be written to the end.
         @raise ValueError: C{spread} is not from 0 to an hour, or C{deadline} no time.
         """
         checkStop(deadline, spread)
+        self._manager.stoppedBy(CAUSE.get())
         left = self._draining.drain(reason, spread)
         return left.addCallback(lambda nothing: self._end(reason, deadline, spread))
 

@@ -300,7 +300,7 @@ class Successor(AMP):
             size = max(SMALLEST, size // 2, min(LARGEST, 2 * size, int(fits)))
         await self.callRemote(Complete)
         _log.info(
-            "{count} sessions go on in the new process, in {seconds:.1f} seconds",
+            "sessions that go on in the new process: {count}, in {seconds:.1f} seconds",
             count=len(self._left),
             seconds=self._clock.seconds() - begun,
         )

@@ -24,6 +24,7 @@ from aesm.interfaces import IMessageHandler
 from aesm.messages.address import Address
 from aesm.messages.budget import Budget
 from aesm.messages.connection import Connection
+from aesm.messages.deferred import Gate
 from aesm.messages.handling import Handling, Talk, handlingOf
 from aesm.messages.owner import ConnectionOwner
 from aesm.secure.places import TokenBuckets, hostOf
@@ -115,6 +116,7 @@ class ConnectionManager(ConnectionOwner):
         self.clock = self._clock = clock
         self.openStore = openStore
         self.journal: Journal | None = None
+        self._closing: Gate | None = None  # until the journal is closed
         self.kept: KeptSessions | None = None
         self.predecessor: Predecessor | None = None
         self._refusals = Refusals(clock, self._refusedMore)
@@ -173,6 +175,10 @@ class ConnectionManager(ConnectionOwner):
             self.journal.suspend()
         self.sessions.stop(stored=self.journal is not None)
 
+    def stoppedBy(self, connection: Connection | None) -> None:
+        """Take note of whose coroutine waits for the end, if one does."""
+        self._handling.leave(connection)
+
     def close(self, deadline: float) -> Deferred[None]:
         """
         Let go of what the sessions are written to, once all connections are gone and
@@ -188,11 +194,22 @@ class ConnectionManager(ConnectionOwner):
     def _closeJournal(self, nothing: None) -> Deferred[None]:
         """Let go of what the sessions are written to, and tell who waits here."""
         journal, self.journal = self.journal, None
-        closed = succeed(None) if journal is None else journal.close()
+        if journal is not None:
+            closing = self._closing = Gate()
+            closed = closing.wait()
+            journal.close().addBoth(self._journalClosed, closing)
+        else:
+            closed = succeed(None) if self._closing is None else self._closing.wait()
         self.connections.end(
             ConnectionClosed("the server was stopped", CloseCode.NORMAL)
         )
         return closed
+
+    def _journalClosed(self, result: Failure | None, closing: Gate) -> None:
+        """Tell all who wait for it how that went."""
+        if self._closing is closing:
+            self._closing = None
+        closing.open(result)
 
     def begin(
         self, peer: PublicKey, hello: Hello, address: Address, name: str | None

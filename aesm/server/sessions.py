@@ -7,8 +7,8 @@ section 8::
     sessions.resumed(connection)
 
 One that nobody came back to in time is over.  When there are too many, it is one of the
-key that has most of them: one with nothing in it, if there is any, else the one that
-has waited longest.
+key that has most of them: one with nothing in it, if there is any among those that have
+waited longest, else the first of these.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from aesm.secure.places import Shares, hostOf
 from aesm.trust.keys import PublicKey
 
 SESSION_GRACE = 60.0  # seconds, docs/protocol.md, section 8
+MOST_LOOKED = 128  # that wait, for one with nothing in it
 
 
 def isResumed(connection: Connection, hello: Hello) -> bool:
@@ -135,7 +136,11 @@ class Sessions:
         key, host = self._keys.largest, self._hosts.largest
         # Where no key has more than one, that says little: anybody may make keys.
         several = self._keys.count(key) > 1
-        waiting = self._keys.of(key) if several else self._hosts.of(host)
+        waiting = (
+            self._keys.of(key, MOST_LOOKED)
+            if several
+            else self._hosts.of(host, MOST_LOOKED)
+        )
         return next((each for each in waiting if not heldBy(each)), waiting[0])
 
     def stop(self, stored: bool) -> None:

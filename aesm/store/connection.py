@@ -19,7 +19,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from aesm.core.messages.batch import Batch, Body, Message
@@ -221,7 +221,7 @@ class DurableConnection(Connection):
         """
         failure = self._journal.store.failure
         if failure is not None and (self.dispatcher is None or not closeSlow):
-            return fail(SpoolError(f"nothing was sent: {failure}"))
+            return self._refuse(SpoolError(f"nothing was sent: {failure}"), closeSlow)
         cause = CAUSE.get() if self._fences else None
         if cause is not None and hasLeft(cause):
             return FailedAcknowledgement(elsewhere())

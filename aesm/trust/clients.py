@@ -291,8 +291,9 @@ class AuthorizedKeys:
     def _keep(self, why: str) -> None:
         """Say that what was read before stays in force."""
         _log.warn(
-            "{error}; until then the {count} keys read before stay in force",
+            "{error}; until then what was read before stays in force: {summary}",
             error=why,
+            summary=self._summary(),
             count=len(self._clients),
             path=str(self.path),
         )
@@ -317,11 +318,15 @@ class AuthorizedKeys:
             "{path}: {summary}" if bad is None else "{error}; until then: {summary}",
             path=str(self.path),
             error=None if bad is None else str(bad),
-            summary=", ".join(
-                [f"{len(clients)} key{'s' * (len(clients) != 1)}", *changes]
-            ),
+            summary=self._summary(*changes),
             count=len(clients),
         )
+
+    def _summary(self, *changes: str) -> str:
+        """Say how many are let in, and what has changed of them."""
+        count = len(self._clients)
+        summary = ", ".join([f"{count} key{'s' * (count != 1)}", *changes])
+        return summary if count else f"{summary}; nobody is let in"
 
     def _currentVersion(self) -> tuple[int, ...] | None:
         """Tell one version of the file from another; None if there is none."""

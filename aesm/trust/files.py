@@ -213,7 +213,7 @@ def checkDirectory(path: Path) -> None:
         others can write to it, or it cannot be made.
     """
     try:
-        os.makedirs(path, 0o700, exist_ok=True)
+        makeDirectory(path)
         status = os.stat(path)
     except OSError as error:
         raise _failed(
@@ -228,6 +228,23 @@ def checkDirectory(path: Path) -> None:
     else:
         return
     raise KeyFileError(f"{path} {problem}", str(path))
+
+
+def makeDirectory(path: Path) -> None:
+    """
+    Make a directory for this user alone, unless it is there, and those above it that
+    are missing as the umask says, but never for others to write to.
+
+    @raise OSError: that is not possible.
+    """
+    # Not os.makedirs, which makes those above it with mode 0777, less the umask.
+    missing = [each for each in (path, *path.parents) if not os.path.isdir(each)]
+    for each in reversed(missing):
+        try:
+            os.mkdir(each, 0o700 if each == path else 0o755)
+        except FileExistsError:
+            if not os.path.isdir(each):
+                raise
 
 
 def writeFile(
@@ -254,7 +271,7 @@ def writeFile(
     temporary = directory / f".aesm-{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        os.makedirs(directory, 0o700, exist_ok=True)
+        makeDirectory(directory)
         descriptor = os.open(temporary, flags, 0o600)
         try:
             with open(descriptor, "wb") as file:
@@ -405,7 +422,7 @@ def locked(path: Path) -> Iterator[None]:
     descriptor = None
     try:
         try:
-            os.makedirs(lock.parent, 0o700, exist_ok=True)
+            makeDirectory(lock.parent)
             descriptor = os.open(lock, flags, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:

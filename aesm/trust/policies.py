@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from aesm.errors import NotAuthorized, UntrustedServer
 from aesm.interfaces import IClientPolicy, ITrustPolicy
+from aesm.shared import follow
 from aesm.trust.clients import AuthorizedKeys
 from aesm.trust.keys import PublicKey
 from aesm.trust.servers import KnownServers
@@ -126,7 +127,11 @@ class _CallablePolicy:
 
 def _known(answer: object) -> Answer[object]:
     """Wait for what a policy has returned, if that is no answer: a coroutine, say."""
-    return answer if isinstance(answer, bool | str) else maybeDeferred(lambda: answer)
+    if isinstance(answer, bool | str):
+        return answer
+    if isinstance(answer, Deferred):
+        return follow(answer)
+    return maybeDeferred(lambda: answer)
 
 
 def checkServer(

@@ -332,9 +332,9 @@ class KnownServers:
             raise bad
         if lost:
             _log.info(
-                "{path}: {count} keys, {lost} fewer",
+                "{path}: {keys}, {lost} fewer",
                 path=str(self.path),
-                count=len(found),
+                keys=f"{len(found)} key{'s' * (len(found) != 1)}",
                 lost=len(lost),
             )
         self._take(content)

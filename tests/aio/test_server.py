@@ -392,6 +392,47 @@ class EndTests(AioCase):
 
         self.runLoop(main())
 
+    def test_closesItself(self) -> None:
+        """
+        A coroutine may close the server: it goes on when the others have ended, and all
+        clients were told, its own too.
+        """
+
+        async def main() -> None:
+            """Have one of two clients end it."""
+            ended: list[object] = []
+            over = asyncio.Event()
+
+            async def talk(connection: Connection) -> None:
+                """Close the server, if somebody asks for it."""
+                try:
+                    async for _ in connection:
+                        await server.close()
+                        ended.append("closed")
+                        await server.close()
+                        reason = await connection.closed()
+                        ended.append(getattr(reason, "code", reason))
+                        over.set()
+                finally:
+                    ended.append("end")
+                    over.set()
+
+            async with (
+                self.serve(talk) as server,
+                self.connect(server),
+                self.connect(server) as client,
+            ):
+                await client.send("close")
+                await over.wait()
+                over.clear()
+                async with asyncio.timeout(30):
+                    await over.wait()
+                await turns()
+            self.assertEqual(ended, ["end", "closed", 1001, "end"])
+            self.assertEqual(self.flushLoggedErrors(), [])
+
+        self.runLoop(main())
+
     def test_interrupted(self) -> None:
         """Closing that is cancelled aborts what is left."""
 

@@ -34,6 +34,7 @@ from aesm.testing import MemoryNetwork
 from aesm.trust.keys import PrivateKey
 from aesm.trust.servers import AnyServer
 from tests.commands.test_cli import CommandTestCase
+from tests.secure.test_hosts import Names, resolving
 
 KEY = PrivateKey.generate().publicKey
 
@@ -512,7 +513,8 @@ class ConnectTests(SynchronousTestCase):
         @param endpoint: where to.
         @param options: of L{connect<aesm.connect>}.
         """
-        self.reactor = MemoryReactorClock()
+        self.reactor: Any = resolving(MemoryReactorClock())
+        self.reactor.nameResolver = Names()
         options = {"key": PrivateKey.generate(), "trust": AnyServer()} | options
         attempt = Deferred.fromCoroutine(
             connectOrReport(self.reactor, endpoint, LineClient(PLAIN), **options)
@@ -560,6 +562,21 @@ class ConnectTests(SynchronousTestCase):
         factory = self.reactor.unixClients[0][1]
         factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
         self.assertSaid(attempt, "cannot connect to unix:/nobody")
+
+    def test_noHost(self) -> None:
+        """
+        A host that is not found is perhaps none: what a server listens at begins with
+        such a word.
+        """
+        for endpoint, text in (
+            ("websocket:8765", "websocket; websocket: is for servers only"),
+            ("tcp:websocket:8765", "websocket; does the server run?"),
+            ("nosuch.example:8765", "nosuch.example; does the server run?"),
+            ("nosuch.example", "nosuch.example; does the server run?"),
+        ):
+            self.setUp()
+            attempt = self.attempt(endpoint)
+            self.assertSaid(attempt, text)
 
     def test_noServer(self) -> None:
         """Who listens is no server of ours."""

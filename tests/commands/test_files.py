@@ -12,7 +12,9 @@ from pathlib import Path
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, execute
+from twisted.internet.task import Clock
 
+from aesm.commands import files
 from aesm.commands import sending as sender
 from aesm.commands.files import (
     ReceiveOptions,
@@ -24,11 +26,13 @@ from aesm.commands.files import (
 from aesm.commands.progress import Lines
 from aesm.commands.sending import Sending
 from aesm.errors import ConnectionClosed, NotAuthorized
-from aesm.files.requests import CHUNK
+from aesm.files.requests import CHUNK, Offer, offering
 from aesm.files.sender import sendFile, sentAll
 from aesm.handlers import Echo
 from aesm.interfaces import MessageHandler
 from aesm.messages.address import addressText
+from aesm.messages.owner import FAILURES_TOLD
+from aesm.secure.places import BURST_SECONDS
 from aesm.server.registry import Connections
 from aesm.trust.keys import PrivateKey, PublicKey
 from aesm.trust.servers import AnyServer, Pinned
@@ -364,6 +368,45 @@ class MeetingTests(FileTestCase):
         self.failureResultOf(self.send(self.meet(self.receiving), self.put("a", b"x")))
         self.assertIn("a is not received: cannot write: No such file", self.said())
         self.assertTrue(self.receiving.failed)
+
+    def test_manyFailed(self) -> None:
+        """
+        Of files of one key that are not received, whose sender may offer any number, so
+        many are named at once, and then one a second; the others are counted.
+        """
+        clock = Clock()
+        self.patch(files, "monotonic", clock.seconds)
+        pair = self.meet(self.receiving)
+        most = int(FAILURES_TOLD * BURST_SECONDS)
+
+        def fail(number: int) -> list[str]:
+            """Have so many fail, and tell what is said of them."""
+            for each in range(number):
+                self.receiving.fileFailed(pair.accepted, f"{each}", "it is not wanted")
+            return self.said().splitlines()
+
+        self.said()
+        self.assertEqual(len(fail(most - 1)), most - 1)
+        self.assertEqual(fail(4), ["aesm: 0 is not received: it is not wanted"])
+        self.assertEqual(fail(2), [])
+        clock.advance(1)
+        self.assertEqual(fail(2), ["aesm: 0 is not received: it is not wanted"])
+        self.receiving.tellRest()
+        self.assertEqual(self.said(), "aesm: others that are not received: 6\n")
+
+    def test_manyCut(self) -> None:
+        """So it is with those that are not complete when their sender leaves."""
+        clock = Clock()
+        self.patch(files, "monotonic", clock.seconds)
+        most = int(FAILURES_TOLD * BURST_SECONDS)
+        pair = self.meet(self.receiving)
+        for number in range(most + 2):
+            self.ask(pair, offering(Offer(f"{number}", 1, 1)))
+        pair.client.abort()
+        pair.deliver()
+        self.assertEqual(self.said().count("is not complete"), most)
+        self.receiving.tellRest()
+        self.assertEqual(self.said(), "aesm: others that are not received: 2\n")
 
     def test_callers(self) -> None:
         """

@@ -163,7 +163,7 @@ class OptionsTests(TapTestCase):
         os.chdir("/")
         with capturedLogs() as events:
             factory.reloadKeys()
-        self.assertEqual([event["summary"] for event in events], ["0 keys"])
+        self.assertEqual([event["count"] for event in events], [0])
 
     def test_upgrade(self) -> None:
         """

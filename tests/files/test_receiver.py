@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from zope.interface.verify import verifyObject
 
 from aesm import PrivateKey
 from aesm.errors import CloseCode, ConnectionClosed
 from aesm.files import partial
 from aesm.files import receiver as receiving
+from aesm.files.partial import LISTED_AGAIN
 from aesm.files.receiver import AT_ONCE, MOST_OPEN, FileReceiver
 from aesm.files.requests import (
     CHUNK,
@@ -28,7 +31,9 @@ from aesm.files.requests import (
     readAnswer,
 )
 from aesm.interfaces import IMessageHandler
+from aesm.messages.owner import FAILURES_TOLD
 from aesm.messages.stream import Packet
+from aesm.secure.places import BURST_SECONDS
 from aesm.testing import ConnectedPair
 from tests.support.files import FileTestCase
 from tests.support.spooled import ByHand
@@ -276,9 +281,12 @@ class FileReceiverTests(ReceiverTestCase):
     def test_listedSeldom(self) -> None:
         """
         To know how many were never completed the directory is not listed for each file
-        that comes: with thousands in it that takes longer than all else.
+        that comes: with thousands in it that takes longer than all else.  Where there
+        is no room it is listed once a second, since somebody may have made some.
         """
         self.patch(partial, "MOST_PARTIAL", 3)
+        clock = Clock()
+        self.patch(partial, "monotonic", clock.seconds)
         listed: list[Path] = []
         listdir = os.listdir
 
@@ -291,7 +299,38 @@ class FileReceiverTests(ReceiverTestCase):
         pair = self.meet()
         for number in range(7):
             self.sent(pair, self.put(f"{number}", b"x"))
+            token, _ = self.offer(pair, f"dropped {number}")
+            self.ask(pair, asking("drop", token=token.hex()))
+        self.assertEqual(len(listed), 1)
+        for number in range(3):
+            self.leave(f"left {number}", PrivateKey.generate())
+        more = offering(Offer("more", 1, 1))
+        for seconds in (0.0, LISTED_AGAIN - 0.1, 0.1, 0.5):
+            clock.advance(seconds)
+            for _ in range(3):
+                self.assertEqual(self.ask(pair, more), FileCode.NO_ROOM)
+        self.assertEqual(len(listed), 2)
+        self.partial[0].unlink()
+        self.assertEqual(self.ask(pair, more), FileCode.NO_ROOM)
+        clock.advance(0.5)
+        self.offer(pair, "more")
         self.assertEqual(len(listed), 3)
+
+    def test_roomAgain(self) -> None:
+        """What is refused once it is open takes no room from others."""
+        self.patch(partial, "MOST_PARTIAL", 2)
+        pair = self.meet()
+        for number in range(5):
+            offer = offering(Offer(f"{number}", 1 << 60, 1))
+            self.assertEqual(self.ask(pair, offer), FileCode.NO_ROOM)
+        for name in "ab":
+            self.offer(pair, name)
+        sizes = self.receiver._folder._rooms
+        self.assertEqual([*sizes.values()], [partial.MOST_PARTIAL_OF_KEY - 2])
+        for name in "ab":
+            token, _ = self.offer(pair, name)
+            self.ask(pair, asking("drop", token=token.hex()))
+        self.assertEqual(sizes, {})  # nothing is kept of who has none
 
     def test_noRoom(self) -> None:
         """What the disk has no room for is refused before it comes."""
@@ -303,6 +342,39 @@ class FileReceiverTests(ReceiverTestCase):
         name, reason = self.receiver.events[0][1:]
         self.assertEqual(name, "a")
         self.assertIn("there is no room: it needs 1,152,921,504,606,846,976", reason)
+
+    def test_manyFailed(self) -> None:
+        """
+        What the disk refuses to one key is in the log so often at once, and then once a
+        second: who sends may offer any number.
+        """
+        clock = Clock()
+        self.patch(receiving, "monotonic", clock.seconds)
+        most = int(FAILURES_TOLD * BURST_SECONDS)
+        self.theirs.rmdir()
+        pair = self.meet()
+        for seconds, offers, told in ((0, most + 2, most), (1, 2, 1)):
+            clock.advance(seconds)
+            with capturedLogs() as events:
+                for _ in range(offers):
+                    self.assertEqual(self.ask(pair, OFFER), FileCode.CANNOT_WRITE)
+            said = [e for e in events if e["log_namespace"] == "aesm.files"]
+            self.assertEqual(len(said), told)
+        self.assertEqual(len(self.receiver.events), most + 4)
+
+    def test_noDirectory(self) -> None:
+        """
+        Where a directory is none any more, or nothing can be written to it, that is
+        what is said, however often; when it is one again there is room.
+        """
+        self.patch(partial, "MOST_PARTIAL", 2)
+        pair = self.meet()
+        self.offer(pair, "open")
+        self.theirs.rename(f"{self.theirs}.away")
+        for _ in range(4):
+            self.assertEqual(self.ask(pair, OFFER), FileCode.CANNOT_WRITE)
+        Path(f"{self.theirs}.away").rename(self.theirs)
+        self.offer(pair)
 
     def test_otherProcess(self) -> None:
         """Two processes do not receive the same file into the same place."""

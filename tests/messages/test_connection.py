@@ -23,6 +23,8 @@ from aesm import (
 )
 from aesm.core.messages.frames import encodeAck
 from aesm.messages.budget import heldBy
+from aesm.messages.owner import FAILURES_TOLD
+from aesm.secure.places import BURST_SECONDS
 from aesm.testing import connectedPair
 from tests.support.pairs import PairTestCase, Recorder, cancelling
 
@@ -532,6 +534,28 @@ class SendBufferTests(PairTestCase):
         pair.client.abort()
         pair.deliver()
         self.assertClosed(pair.accepted.sendData("x"))
+
+    def test_unseen(self) -> None:
+        """
+        That a message was not accepted is in the log if nobody looks, but of one key,
+        which may announce what makes all fail, only so often: as failures of a handler.
+        """
+        most = int(FAILURES_TOLD * BURST_SECONDS)
+        for handler in (Recorder(), None):
+            pair = self.pair(handler, client={"maxMessage": 1})
+            for sent, told in ((most - 1, most - 1), (5, 1), (5, 0)):
+                for number in range(sent):
+                    if number % 2:
+                        pair.accepted.sendData("xx")
+                    else:
+                        pair.server.sendTo("xx", pair.accepted.address)
+                errors = self.flushLoggedErrors(MessageTooBig)
+                self.assertEqual(len(errors), told)
+            self.failureResultOf(pair.accepted.sendData("xx"), MessageTooBig)
+            pair.advance(1)
+            for _ in range(2):
+                pair.accepted.sendData("xx")
+            self.assertEqual(len(self.flushLoggedErrors(MessageTooBig)), 1)
 
     def test_neverReads(self) -> None:
         """

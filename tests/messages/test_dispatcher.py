@@ -21,6 +21,7 @@ from zope.interface.verify import verifyObject
 from aesm import AESMError, Connection, Packet
 from aesm.core.messages.frames import EncodedBodies, EncodedText, Messages
 from aesm.interfaces import IMessageHandler
+from aesm.messages import running
 from aesm.messages.dispatcher import (
     DISPATCHER_TRANSITIONS,
     Dispatcher,
@@ -429,7 +430,11 @@ class StateTests(DispatcherTestCase):
 
         self.handler.react = react
         match state:
-            case DispatcherState.HANDING | DispatcherState.ASKED:
+            case DispatcherState.HANDING:
+                self.arrive("first")
+            case DispatcherState.ASKED:
+                # Else what is asked is a Deferred of ours, which does nothing.
+                self.patch(running, "follow", lambda given: given)
                 self.arrive("first")
             case DispatcherState.WAITING:
                 self.arrive("?")
@@ -679,6 +684,26 @@ class FailureTests(PairTestCase):
 
         self.check(react)
 
+    def test_failsForSeveral(self) -> None:
+        """
+        One of a Deferred for which it waits with packets of several connections closes
+        all of these: none of the packets is acknowledged.
+        """
+        for isLate in (False, True):
+            waiting: Deferred[None] = Deferred()
+            network, _ = self.serve(Recorder(lambda *_, waiting=waiting: waiting))
+            clients = [self.join(network) for _ in range(3)]
+            sent = [client.sendData("x") for client in clients[isLate:]]
+            network.deliver()
+            waiting.errback(ZeroDivisionError())
+            network.deliver()
+            if isLate:
+                sent.append(clients[0].sendData("x"))
+                network.deliver()
+            for each in sent:
+                self.assertClosed(each, 1011)
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 3)
+
     def test_coroutine(self) -> None:
         """One of its coroutine."""
 
@@ -698,14 +723,19 @@ class FailureTests(PairTestCase):
         self.check(None, "lost")
 
     def test_logged(self) -> None:
-        """The log says over which connection."""
+        """
+        The log says over which connection, and where it failed, and keeps neither that
+        nor what was there: Twisted's keeps what is said for who begins logging.
+        """
         pair = self.pair(Recorder(lambda *_: 1 // 0))
+        connection = repr(pair.accepted)
         with capturedLogs() as events:
             pair.client.sendData("x")
             pair.deliver()
         (event,) = [e for e in events if e["log_level"] is LogLevel.critical]
         self.assertEqual(event["log_namespace"], "aesm.handler")
-        self.assertIs(event["connection"], pair.accepted)
+        self.assertEqual(event["connection"], connection)
+        self.assertKeepsNothing(event)
         self.flushLoggedErrors(ZeroDivisionError)
 
 

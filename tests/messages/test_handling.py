@@ -270,6 +270,7 @@ class TalkTests(PairTestCase):
             network.deliver()
         (failed,) = [e for e in events if e["log_level"] is LogLevel.critical]
         self.assertEqual(failed["log_namespace"], "aesm.handler")
+        self.assertKeepsNothing(failed)
         self.flushLoggedErrors(ZeroDivisionError)
         self.assertEqual(self.closedReason(bad).code, 1011)
         late.addErrback(lambda failure: failure.trap(ConnectionClosed))
@@ -440,6 +441,35 @@ class TalkTests(PairTestCase):
                 self.successResultOf(stopped)
             self.assertEqual(ends, ["cancelled" if cancelled else "done"])
             self.assertNotIn(LogLevel.critical, [e["log_level"] for e in events])
+
+    def test_stopsItself(self) -> None:
+        """
+        One that stops the server itself is neither waited for, which would take for
+        ever, nor cancelled: it goes on when the others are done.
+        """
+        said: list[object] = []
+
+        async def talk(connection: Connection) -> None:
+            """Stop the server when told so, or take a second over the end."""
+            async for packet in connection.retrieved:
+                if packet.data == "stop":
+                    await server.stop()
+                    said.append("stopped")
+            await deferLater(network.clock, 1)
+            said.append("done")
+
+        network, server = self.serve(talk)
+        others = [self.join(network) for _ in range(2)]
+        client = self.join(network)
+        client.sendData("stop")
+        network.deliver()
+        for each in (*others, client):
+            self.assertEqual(self.closedReason(each).code, 1001)
+        self.assertEqual(said, [])
+        network.advance(1)
+        self.assertEqual(said, ["done", "done", "stopped"])
+        network.advance(10)
+        self.assertEqual(said[3:], ["done"])
 
     async def takeTime(
         self, ends: list[str], delay: int, connection: Connection

@@ -8,11 +8,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.defer import fail as failed
+from twisted.logger import LogLevel, capturedLogs
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from aesm import (
@@ -29,7 +32,8 @@ from aesm import (
 from aesm.core.messages.batch import MAX_COSTS
 from aesm.core.messages.frames import EncodedRequest, EncodedResponse
 from aesm.interfaces import IMessageHandler
-from aesm.messages.answering import FAILURES_TOLD, MOST_RUNNING
+from aesm.messages.answering import MOST_RUNNING
+from aesm.messages.owner import FAILURES_TOLD
 from aesm.secure.places import BURST_SECONDS
 from aesm.testing import ConnectedPair
 from tests.support.pairs import PairTestCase, Recorder
@@ -432,6 +436,17 @@ class HandlerTests(PairTestCase):
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
         self.assertTrue(pair.client.isOpen)
 
+    def test_logged(self) -> None:
+        """The log says over which connection, and keeps nothing of it."""
+        pair = self.pair(Answerer(lambda connection, packet: 1 // 0))
+        with capturedLogs() as events:
+            (answer,) = self.ask(pair, "fail")
+        self.failureResultOf(answer, RequestFailed)
+        (event,) = [e for e in events if e["log_level"] is LogLevel.critical]
+        self.assertEqual(event["connection"], repr(pair.accepted))
+        self.assertKeepsNothing(event)
+        self.flushLoggedErrors(ZeroDivisionError)
+
     def test_manyFailures(self) -> None:
         """
         Of one key, which may know what makes a handler fail, so many are in the log at
@@ -611,6 +626,30 @@ class HandlerTests(PairTestCase):
             self.assertEqual(connection.requests.open, {})
             self.assertEqual(connection.session.inbox.untaken, 0)
         self.assertEqual(pair.client.session.outbox.asked, {})
+
+    def test_shared(self) -> None:
+        """
+        One Deferred may answer several requests, also some that come later; who asked
+        and does not wait any more takes it from nobody.
+        """
+        refusal = RequestFailed(4711, "not today")
+        for outcome in ("!", refusal):
+            shared: Deferred[Any] = Deferred()
+            pair = self.pair(Answerer(partial(lambda given, *_: given, shared)))
+            answers = self.ask(pair, "first", "second", "third")
+            withdrawn = answers.pop(1)
+            withdrawn.cancel()
+            self.failureResultOf(withdrawn, CancelledError)
+            pair.deliver()
+            shared.callback(Failure(refusal) if outcome is refusal else outcome)
+            pair.deliver()
+            answers += self.ask(pair, "late")
+            for each in answers:
+                if outcome is refusal:
+                    error = self.failureResultOf(each, RequestFailed).value
+                    self.assertEqual(error.code, 4711)
+                else:
+                    self.assertEqual(self.successResultOf(each), "!")
 
     def test_manyWithdrawn(self) -> None:
         """

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 
 from aesm.errors import ConnectionClosed, SpoolError
 from aesm.plugins import HandlerMaker
@@ -68,10 +68,12 @@ class DrainingTests(ClaimedTestCase):
         stopped = self.drain()
         counts = [self.count]
         self.advance(0.05)
-        for _ in range(3):
-            self.advance(0.1)
-            counts.append(self.count)
+        with capturedLogs() as logs:
+            for _ in range(3):
+                self.advance(0.1)
+                counts.append(self.count)
         self.assertEqual(counts, [2, 1, 0, 0])
+        self.assertIn("told to go on elsewhere: 3, in 0.", formatEvent(logs[-1]))
         self.advance(0.2)
         self.assertMoved()
         self.settle()

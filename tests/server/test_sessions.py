@@ -15,7 +15,7 @@ from aesm import AESMError, Connection, PrivateKey, PublicKey, SessionLost
 from aesm.core.messages.hello import Hello
 from aesm.core.messages.session import Session
 from aesm.messages.owner import ConnectionOwner
-from aesm.server.sessions import Sessions, isResumed
+from aesm.server.sessions import MOST_LOOKED, Sessions, isResumed
 from tests.support.pairs import CLIENT_KEY, SERVER_KEY
 
 PEER = CLIENT_KEY.publicKey
@@ -200,6 +200,21 @@ class SessionsTests(SynchronousTestCase):
                 connection.sendData("x")
             sessions.wait(connection)
         self.assertEqual(self.over, ["c", "a", "b"])
+
+    def test_mostLookedAt(self) -> None:
+        """
+        It is looked for among so many that have waited longest, which takes as long
+        however many wait.
+        """
+        for keeping in (MOST_LOOKED - 1, MOST_LOOKED, MOST_LOOKED + 1):
+            sessions = self.sessions(most=2 * MOST_LOOKED)
+            for number in range(2 * MOST_LOOKED + 1):
+                connection = self.connection(str(number))
+                if number < keeping:
+                    connection.sendData("x")
+                sessions.wait(connection)
+            expected = str(keeping) if keeping < MOST_LOOKED else "0"
+            self.assertEqual(self.over, [expected])
 
     def test_mostOfOneHost(self) -> None:
         """

@@ -1457,6 +1457,36 @@ class NoRoomTests(SpoolTestCase):
                 pass
             self.stopServer()
 
+    def test_stoppedTwice(self) -> None:
+        """
+        Everybody who stops the factory meanwhile waits until the spool is closed, and
+        is told how that went.
+        """
+        for room in (True, False):
+            self.byHand = True
+            factory = self.serving().factory
+            client = self.service(key=PrivateKey.generate(), deliver=False)
+            self.settle()
+            client.sendData("x")
+            self.network.deliver()
+            stopped = [factory.stop(deadline=0.0) for _ in range(2)]
+            self.network.clock.advance(0)
+            self.network.deliver()
+            stopped.append(factory.stop())
+            for each in stopped:
+                self.assertNoResult(each)
+            self.worker.room = room
+            with capturedLogs():
+                self.settle()
+            for each in stopped:
+                if room:
+                    self.successResultOf(each)
+                else:
+                    self.assertFails(each, SpoolError)
+            self.successResultOf(factory.stop())
+            self.stopService(client)
+            self.stopServer()
+
     def test_over(self) -> None:
         """
         A session that ends meanwhile ends; what came and was not written is lost

@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -230,6 +231,17 @@ class PairTestCase(SynchronousTestCase):
         @param connection: the connection.
         """
         return self.successResultOf(connection.closed())
+
+    def assertKeepsNothing(self, event: LogEvent) -> None:
+        """
+        Check that an event of a failure says where that was, and keeps neither frames
+        nor a connection.
+        """
+        failure: Failure = event["log_failure"]
+        self.assertIn(", line ", failure.getTraceback())
+        self.assertIsNone(getattr(failure.value, "__traceback__", None))
+        held = [each for each in event.values() if isinstance(each, Connection)]
+        self.assertEqual(held, [])
 
     def assertClosed(self, sent: Deferred[Any], code: int | None = None) -> Any:
         """

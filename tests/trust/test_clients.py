@@ -240,6 +240,10 @@ class AuthorizedKeysTests(ClientsTestCase):
         self.assertEqual(event["path"], str(self.path))
         self.assertIn(part, event["error"])
         self.assertEqual(event["count"], 1)
+        self.assertIn(
+            "; until then what was read before stays in force: 1 key",
+            formatEvent(event),
+        )
 
     def test_twoLooks(self) -> None:
         """
@@ -272,7 +276,7 @@ class AuthorizedKeysTests(ClientsTestCase):
         [event] = events
         self.assertEqual(event["log_level"], LogLevel.warn)
         self.assertIn("no authorized-keys file", formatEvent(event))
-        self.assertIn("0 keys, 1 fewer", formatEvent(event))
+        self.assertIn("0 keys, 1 fewer; nobody is let in", formatEvent(event))
         self.assertIsNone(clients.checkClient(ONE, ADDRESS))
         self.authorize(f"{ONE} alice")
         self.look(clients)
@@ -327,15 +331,31 @@ class AuthorizedKeysTests(ClientsTestCase):
             self.authorize(f"{TWO} c", f"{THREE} d")
             clients.reload()
             clients.reload()
+            self.assertEqual(len(clients), 2)
+            self.path.chmod(0o666)
+            clients.reload()
+            self.path.chmod(0o600)
+            self.authorize()
+            clients.reload()
+            self.path.chmod(0o666)
+            clients.reload()
+        said = [formatEvent(event) for event in events]
+        stays = "; until then what was read before stays in force: "
+        for index, end in (
+            (3, f"{stays}2 keys"),
+            (5, f"{stays}0 keys; nobody is let in"),
+        ):
+            self.assertIn("written by other users", said[index])
+            self.assertTrue(said[index].endswith(end), said[index])
         self.assertEqual(
-            [formatEvent(event) for event in events],
+            said[:3] + said[4:5],
             [
                 f"{self.path}: 2 keys",
                 f"{self.path}: 2 keys, 1 fewer, 1 new, 1 renamed",
                 f"{self.path}: 2 keys",
+                f"{self.path}: 0 keys, 2 fewer; nobody is let in",
             ],
         )
-        self.assertEqual(len(clients), 2)
 
     def test_byteOrderMark(self) -> None:
         """A byte order mark is no part of the first line."""

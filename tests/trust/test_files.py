@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -546,11 +547,30 @@ class WriteFileTests(FilesTestCase):
         self.assertEqual(self.names(), set())
 
     def test_makesDirectory(self) -> None:
-        """A missing directory is made, for this user alone."""
-        os.umask(0)
-        self.path = self.directory / "new" / "file"
-        writeFile(self.path, b"", replace=False)
-        self.assertEqual(stat.S_IMODE(self.path.parent.stat().st_mode), 0o700)
+        """
+        A missing directory is made, for this user alone, and those above it that are
+        missing as others are, but not to be written to by others.
+        """
+        new = self.directory / "new"
+
+        def lock(path: Path) -> None:
+            """Lock a file."""
+            with locked(path):
+                pass
+
+        makers: list[Callable[[Path], object]] = [
+            lambda path: writeFile(path, b"", replace=False),
+            lambda path: checkDirectory(path.parent),
+            lock,
+        ]
+        for make in makers:
+            for mask, above in ((0o000, 0o755), (0o002, 0o755), (0o077, 0o700)):
+                os.umask(mask)
+                make(new / "above" / "below" / "file")
+                made = [new, new / "above", new / "above" / "below"]
+                modes = [stat.S_IMODE(path.stat().st_mode) for path in made]
+                self.assertEqual(modes, [above, above, 0o700])
+                shutil.rmtree(new)
 
     def test_relativePath(self) -> None:
         """A bare name is a file in the current directory."""

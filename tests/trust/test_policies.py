@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    fail,
+    maybeDeferred,
+    succeed,
+)
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -154,3 +161,47 @@ class AnswerTests(SynchronousTestCase):
         for answer in (False, None, 1, "yes", [True]):
             failure = self.failureResultOf(ask(answer), UntrustedServer)
             self.assertEqual(failure.value.publicKey, str(self.key))
+
+    def test_shared(self) -> None:
+        """
+        A policy may give one Deferred for several peers, which each get its answer,
+        also those who ask later: none of them takes it away, or cancels it for others.
+        """
+        checks: list[tuple[Any, Any, type[Exception]]] = [
+            (checkClient, ADDRESS, NotAuthorized),
+            (checkServer, "example.org:1", UntrustedServer),
+        ]
+        for check, where, refusal in checks:
+            for answer in (True, None, ZeroDivisionError()):
+                shared: Deferred[Any] = Deferred()
+                policy = self.ask(shared)
+                arguments = (self.key, where)
+                if check is checkServer:
+                    arguments = (where, self.key)
+                asked = [check(policy, *arguments) for _ in range(4)]
+                for leaving in (asked.pop(), asked.pop(0)):
+                    leaving.cancel()
+                    self.failureResultOf(leaving, CancelledError)
+                for each in asked:
+                    self.assertNoResult(each)
+                isError = isinstance(answer, Exception)
+                shared.callback(Failure(answer) if isError else answer)
+                for each in (*asked, check(policy, *arguments)):
+                    if answer is True:
+                        self.assertIsNone(self.successResultOf(each))
+                    else:
+                        kinds = (refusal, ZeroDivisionError)
+                        failure = self.failureResultOf(each, *kinds)
+                        self.assertIs(failure.check(*kinds), kinds[isError])
+
+    def test_cancelled(self) -> None:
+        """It is cancelled once nobody waits for it any more."""
+        shared: Deferred[Any] = Deferred()
+        asked: list[Any] = [
+            checkClient(self.ask(shared), self.key, ADDRESS) for _ in range(2)
+        ]
+        for each in asked:
+            self.assertFalse(shared.called)
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
+        self.assertTrue(shared.called)

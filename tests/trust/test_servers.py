@@ -17,6 +17,7 @@ from zope.interface.verify import verifyObject
 
 from aesm.errors import KeyFileUnavailable, ServerKeyChanged, UntrustedServer
 from aesm.interfaces import INextKeys, ITrustPolicy
+from aesm.trust import files
 from aesm.trust.keys import PublicKey
 from aesm.trust.servers import AnyServer, KnownServers, Pinned
 from tests.trust.test_files import FilesTestCase, runPython, runTogether
@@ -410,19 +411,15 @@ class KnownServersTests(FilesTestCase):
     def test_metMeanwhile(self) -> None:
         """What another process has remembered between our look and our lock counts."""
         other = KnownServers(self.path)
-        makedirs = os.makedirs
+        makeDirectory = files.makeDirectory
 
-        def overtaken(name: Path, mode: int, exist_ok: bool) -> None:
-            """
-            Be slower than the other, on the way to the lock.
-
-            @param exist_ok: whether it may be there.
-            """
+        def overtaken(path: Path) -> None:
+            """Be slower than the other, on the way to the lock."""
             patch.restore()
             other.checkServer(PLACE, ONE)
-            makedirs(name, mode, exist_ok)
+            makeDirectory(path)
 
-        patch = self.patch(os, "makedirs", overtaken)
+        patch = self.patch(files, "makeDirectory", overtaken)
         with capturedLogs() as events:
             self.assertIs(self.trust.checkServer(PLACE, ONE), True)
         self.assertEqual(len(events), 1)  # the other's

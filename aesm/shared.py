@@ -1,0 +1,56 @@
+"""
+The Deferreds that applications give us, of policies and handlers: one may be given
+several times, and used by the application as well::
+
+    answer = follow(given)    # ours, to add callbacks to and to cancel
+
+Values and failures are for all who follow one, whenever they come; it is cancelled
+when the last of them does not wait any more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+_T = TypeVar("_T")
+
+
+class _Failed(NamedTuple):
+    """
+    What is left in a Deferred that has failed, for who follows it later: a failure
+    would be logged as one that nobody has taken.
+    """
+
+    failure: Failure
+
+
+# How many wait for each.  Who keeps one that never fires is the application.
+_waiting: WeakKeyDictionary[Deferred[Any], int] = WeakKeyDictionary()
+
+
+def follow(given: Deferred[_T]) -> Deferred[_T]:
+    """Wait for what others may wait for as well, and may be cancelled alone."""
+    _waiting[given] = _waiting.get(given, 0) + 1
+    follower: Deferred[_T] = Deferred(lambda _: _leave(given))
+    given.addBoth(_tell, follower)
+    return follower
+
+
+def _leave(given: Deferred[Any]) -> None:
+    """Cancel it unless others wait for it."""
+    _waiting[given] -= 1
+    if not _waiting[given]:
+        given.cancel()
+
+
+def _tell(result: Any, follower: Deferred[Any]) -> Any:
+    """Pass on what it has fired with, and leave that to the others."""
+    if isinstance(result, Failure):
+        result = _Failed(result)
+    if not follower.called:
+        follower.callback(result.failure if isinstance(result, _Failed) else result)
+    return result
