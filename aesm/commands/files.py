@@ -43,6 +43,7 @@ from aesm.files.sender import Offering
 from aesm.interfaces import IClientObserver
 from aesm.messages.address import addressText
 from aesm.messages.connection import Connection
+from aesm.messages.stream import Packet
 from aesm.secure.listening import serverEndpoint
 from aesm.server.service import Server, listen
 from aesm.trust.files import expanded, stateDirectory
@@ -182,7 +183,7 @@ class ReceiveOptions(_FileCommand):
 
     async def transfer(self, meeting: _Meeting) -> int:
         """Receive files."""
-        receiving = _Receiving(self.directory, meeting)
+        receiving = _Receiving(self.directory, meeting, self.endpoint is not None)
         if self.endpoint is None:
             return await meeting.listenAndReceive(self["listen"], receiving)
         return await meeting.connectAndReceive(self.endpoint, receiving)
@@ -208,8 +209,10 @@ def _checkFile(path: Path) -> None:
 class _Receiving(FileReceiver):
     """Takes files until C{ended} fires: the other side says that there are no more."""
 
-    def __init__(self, directory: Path, meeting: _Meeting) -> None:
+    def __init__(self, directory: Path, meeting: _Meeting, dials: bool = False) -> None:
+        """@param dials: whether it is we who connect."""
         super().__init__(directory)
+        self._dials = dials
         self.failed = False
         self.ended: Deferred[None] = Deferred()
         self._meeting = meeting
@@ -235,6 +238,16 @@ class _Receiving(FileReceiver):
                 )
         except AESMError:
             pass
+
+    def packetReceived(self, connection: Connection, packet: Packet) -> None:
+        """End, if the next to whom we connect would be no other."""
+        super().packetReceived(connection, packet)
+        if self._dials and not self.ended.called:
+            self.failed = True
+            self._meeting.progress.say(
+                "the other side is no program for files: it sends messages"
+            )
+            self.ended.callback(None)
 
     def peerReceives(self, connection: Connection) -> None:
         """End: nothing would ever come."""
