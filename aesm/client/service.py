@@ -30,7 +30,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.client.connect import Dialer
+from aesm.client.connect import Dialer, messageSettings
 from aesm.client.observer import audienceOf, restoreTo
 from aesm.client.pending import (
     EarlyMessages,
@@ -41,7 +41,6 @@ from aesm.client.pending import (
 from aesm.client.retry import RetryDelays, asOurs, wordsOf
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
-from aesm.core.messages.hello import ConversationSettings, MessageOptions
 from aesm.core.messages.requests import encodeData
 from aesm.errors import (
     AESMError,
@@ -130,11 +129,10 @@ class ClientService(Service):
             checked, when it connects.  C{sendBuffer} is also the bound of what waits
             for a connection; of C{receiveBuffer}, what is unread of former connections
             leaves less for the next.
-        @raise TypeError: an option is of the wrong type.
+        @raise TypeError: an option is of the wrong type, or there is no such.
         @raise ValueError: an option has a value that it cannot have.
         """
-        messages = MessageOptions.__annotations__.keys() & options.keys()
-        settings = ConversationSettings(**{key: options[key] for key in messages})
+        settings = messageSettings(options)
         if trust is not None:
             trustPolicy(trust)
         self._clock = reactorOr(reactor)
