@@ -4,7 +4,7 @@ Whom the protocols of a server, or the one of a client, tell what happens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from aesm.messages.connection import Connection
     from aesm.messages.protocol import AESMProtocol
     from aesm.secure.places import TokenBuckets
+
+
+_C = TypeVar("_C", bound="Connection")
+
+
+class KindOf(Protocol):
+    """Tells which class to make a connection of that would be of another."""
+
+    def __call__(self, kind: type[_C]) -> type[_C]:
+        """Return it."""
+
+
+def itself(kind: type[_C]) -> type[_C]:
+    """The L{KindOf} of whom only the reactor's thread uses."""
+    return kind
 
 
 class ConnectionOwner:
@@ -30,6 +45,7 @@ class ConnectionOwner:
     @ivar traffic: adds up what goes over all of these; None not to.
     @ivar failures: how often it is logged of a key that the handler has failed with its
         requests; None as long as it has not.
+    @ivar kindOf: what connections are made of.
     """
 
     clock: IReactorTime
@@ -37,6 +53,7 @@ class ConnectionOwner:
     leaves = False
     traffic: Traffic | None = None
     failures: TokenBuckets | None = None
+    kindOf: KindOf = staticmethod(itself)
 
     def accepted(self, protocol: AESMProtocol, resumed: bool) -> None:
         """

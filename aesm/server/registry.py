@@ -30,6 +30,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from aesm.messages.address import Address, addressText
+from aesm.messages.owner import KindOf, itself
 from aesm.messages.stream import Arrivals, Packet, isHeldHere
 from aesm.server.awaited import Awaited, Soon
 from aesm.server.broadcast import Broadcast, Peers
@@ -117,6 +118,8 @@ class Connections(Mapping[Address, "Connection"]):
 
     # Of who waits; L{aesm.blocking.threaded} has another.
     awaited: type[Awaited[Any]] = Awaited
+    # Of which class connections are, as a L{ConnectionOwner} has it; the same.
+    kindOf: KindOf = staticmethod(itself)
 
     def __init__(
         self,
