@@ -49,6 +49,7 @@ _T = TypeVar("_T")
 
 MAX_ACTIVITY = 10_000  # entries of the activity log
 
+_NOTHING = Packet(0.0, cast(Any, None))
 _NO_ADDRESS = object()  # none was given: None can be looked for
 
 _OF_STRANGERS = ("refused", "probed")  # events that any stranger can cause
@@ -170,12 +171,12 @@ class Connections(Mapping[Address, "Connection"]):
             there is none now.
         """
         if isHeldHere(self.lock):
-            return None, Packet(0.0, None)
+            return None, _NOTHING
         with self.lock:
             ends = self.arrivals if oldToNew else reversed(self.arrivals)
             arrival = next(iter(ends), None)
             if arrival is None:
-                return None, Packet(0.0, None)
+                return None, _NOTHING
             stream = arrival.stream
             packet, cost = stream.pop(newest=not oldToNew)
         address = cast("Connection", stream.owner).address
