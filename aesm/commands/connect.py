@@ -11,6 +11,7 @@ What has to be said goes to standard error; standard output has packets only.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections import deque
@@ -19,7 +20,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.task import deferLater
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -181,13 +182,22 @@ async def connectOrReport(
     except ValueError as error:
         writeError(inOptions(str(error), options))
     except (ConnectError, OSError) as error:
-        reason = str(error).rstrip(".")
-        writeError(f"cannot connect to {endpoint}: {reason}; does the server run?")
+        writeError(f"cannot connect to {endpoint}: {_reasonFor(error)}")
     finally:
         # Also where this was cancelled, or something else was raised.
         if service is not None and not connected:
             await service.stopService()
     return service if connected else None
+
+
+def _reasonFor(error: Exception) -> str:
+    """Say why there is no way to a server, and what may be wrong."""
+    if getattr(error, "osError", None) == errno.ECONNRESET:
+        return "the server hung up; it may be full"
+    reason = str(error).rstrip(".")
+    # What has no address need not run.
+    known = not isinstance(error, DNSLookupError)
+    return f"{reason}; does the server run?" if known else reason
 
 
 def checkEndpoint(reactor: Any, endpoint: str) -> bool:
