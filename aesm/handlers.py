@@ -13,7 +13,7 @@ of its own with one more L{HandlerMaker<aesm.plugins.HandlerMaker>}.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -55,8 +55,7 @@ class Relay(MessageHandler):
     def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """Send a message on."""
         # Nobody looks at the acknowledgements, which therefore cost nothing.
-        data = cast("str | bytes", packet.data)
-        sent = self._connections.sendAll(data, exclude=(connection,))
+        sent = self._connections.sendAll(packet.data, exclude=(connection,))
         if type(sent) is Deferred:  # it has failed
             sent.addErrback(self._ebNotSent, connection)
 
@@ -99,7 +98,7 @@ class Echo(MessageHandler):
 
     def requestReceived(self, connection: Connection, packet: Request) -> str | bytes:
         """Answer with the same."""
-        return cast("str | bytes", packet.data)
+        return packet.data
 
 
 def inbox(connections: Connections) -> None:
@@ -113,7 +112,7 @@ def inbox(connections: Connections) -> None:
 
 def _send(connection: Connection, packet: Packet) -> None:
     """Send a packet's data, and close a client that does not take so much."""
-    sent = connection.sendData(cast("str | bytes", packet.data))
+    sent = connection.sendData(packet.data)
     # Nobody looks at an acknowledgement, which therefore costs nothing.
     if not isinstance(sent, Acknowledgement):
         sent.addErrback(_ebRefused, connection)

@@ -36,7 +36,7 @@ def maker(name: str) -> IMessageHandlerMaker:
     return makers[name]
 
 
-def texts(connection: Connection) -> list[str | bytes | None]:
+def texts(connection: Connection) -> list[str | bytes]:
     """
     Take what has arrived.
 

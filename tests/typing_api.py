@@ -68,8 +68,8 @@ class Echo:
         """
         time, data = packet
         assert_type(time, float)
-        assert_type(data, str | bytes | None)
-        return None if data is None else connection.sendData(data)
+        assert_type(data, str | bytes)
+        return connection.sendData(data) if data else None
 
     def connectionLost(self, connection: Connection, reason: AESMError) -> None:
         """
@@ -125,7 +125,7 @@ async def client(reactor: IReactorTime, endpoint: IStreamClientEndpoint) -> None
     assert_type(connection.retrieved[-1], Packet)
     assert_type(await connection.retrieved.get(), Packet)
     async for time, data in connection.retrieved:
-        assert_type((time, data), tuple[float, str | bytes | None])
+        assert_type((time, data), tuple[float, str | bytes])
     for packet in connection.retrieved:
         assert_type(packet, Packet)
         if isinstance(packet, Request):
@@ -146,7 +146,7 @@ class Slow(MessageHandler):
 
     async def packetReceived(self, connection: Connection, packet: Packet) -> None:
         """Send it back."""
-        await connection.sendData(packet.data or "")
+        await connection.sendData(packet.data)
 
 
 async def talk(connection: Connection) -> None:

@@ -81,6 +81,7 @@ class Request(Packet):
         @param code: a number for its program, 0 to 65535.
         @raise AESMError: as L{Peer.send}.
         @raise RuntimeError: it was answered or refused before, or this is another loop.
+        @raise TypeError: the code is no number, or the reason no text.
         @raise ValueError: the code is no such number.
         """
         self._reactor.check()

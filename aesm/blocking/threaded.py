@@ -9,7 +9,8 @@ while the reactor's thread does the rest (L{aesm.blocking.network})::
 A stream may be used from any thread, but tells its owner in the thread that takes
 from it, and connections are not made for that: here each stream has an owner that
 goes over to the reactor's thread.  And threads can wait here for what the reactor's
-brings, in turn, while the Deferreds for the same are refused to them.
+brings, in turn, while the Deferreds for the same are refused to them, and what
+connections do: two threads would encrypt at a time, with one nonce.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from aesm.client.retry import asOurs
 from aesm.client.service import ClientService
 from aesm.client.stream import SessionStream
 from aesm.core.messages.batch import Message
-from aesm.errors import CloseCode, ConnectionClosed, closedError
+from aesm.errors import AESMError, CloseCode, ConnectionClosed, closedError
+from aesm.messages.connection import Connection
 from aesm.messages.deferred import untimed
-from aesm.secure.protocol import SecureProtocol
 from aesm.server.awaited import Awaited, Soon
 from aesm.server.factory import STOP_DEADLINE, AESMServerFactory
 from aesm.server.registry import Activity, Connections
@@ -36,11 +37,11 @@ from aesm.server.registry import Activity, Connections
 if TYPE_CHECKING:
     from aesm.core.messages.frames import EncodedResponse
     from aesm.messages.address import Address
-    from aesm.messages.connection import Connection
-    from aesm.messages.protocol import AESMProtocol
     from aesm.messages.requests import Request
     from aesm.messages.stream import Packet
+    from aesm.server.broadcast import Peers
 
+_C = TypeVar("_C", bound=Connection)
 _T = TypeVar("_T")
 
 
@@ -90,18 +91,79 @@ class ThreadedAwaited(Awaited[_T], Generic[_T]):
         self.turns.wake()
 
 
+class GuardedConnection(Connection):
+    """One that other threads can look at, and do nothing with."""
+
+    def sendData(self, data: Message) -> Deferred[None]:
+        """Send a message, in the reactor's thread only."""
+        _forbidElsewhere()
+        return super().sendData(data)
+
+    def request(
+        self, data: Message, timeout: float | None = None
+    ) -> Deferred[str | bytes]:
+        """Send a request, in the reactor's thread only."""
+        _forbidElsewhere()
+        return super().request(data, timeout)
+
+    def drain(self) -> Deferred[None]:
+        """Wait until there is room, in the reactor's thread only."""
+        _forbidElsewhere()
+        return super().drain()
+
+    def closeWith(self, code: int, reason: str, after: float = 0.0) -> None:
+        """Close in order, in the reactor's thread only."""
+        _forbidElsewhere()
+        super().closeWith(code, reason, after)
+
+    def abort(self) -> None:
+        """End the connection at once, in the reactor's thread only."""
+        _forbidElsewhere()
+        super().abort()
+
+    def closed(self) -> Deferred[AESMError]:
+        """Wait for the end, in the reactor's thread only."""
+        _forbidElsewhere()
+        return super().closed()
+
+
+_guarded: dict[type, type] = {}  # by what they would be of else
+
+
+def guarded(kind: type[_C]) -> type[_C]:
+    """Have connections of a class be guarded as a L{GuardedConnection}."""
+    if kind not in _guarded:
+        name = f"Guarded{kind.__name__}"
+        _guarded[kind] = type(name, (GuardedConnection, kind), {})
+    return cast("type[_C]", _guarded[kind])
+
+
 class ThreadedConnections(Connections):
     """A registry whose packets and activity threads wait for."""
 
     awaited = ThreadedAwaited
     packets: ThreadedAwaited[tuple[Address, Packet]]
     entries: ThreadedAwaited[Activity]
+    kindOf = staticmethod(guarded)
+    clock: Any  # the reactor; set before there is any connection
 
     def __init__(self, *arguments: Any) -> None:
         """@param arguments: as L{Connections}."""
         super().__init__(*arguments)
         self.lock = streamLock
         self.arrivals.arrived = self.packets.serve
+
+    def sendAll(
+        self, data: Message, to: Peers | None = None, exclude: Peers = ()
+    ) -> Deferred[int]:
+        """Send a message to several peers, in the reactor's thread only."""
+        _forbidElsewhere("server.sendAll(data)")
+        return super().sendAll(data, to, exclude)
+
+    def add(self, connection: Connection) -> None:
+        """List a connection: from now on other threads may find it."""
+        connection.retrieved.owner = ReactorStreamOwner(self.clock, connection)
+        super().add(connection)
 
 
 class ReactorStreamOwner:
@@ -148,21 +210,10 @@ class ThreadedServerFactory(AESMServerFactory):
     makeConnections = ThreadedConnections
     connections: ThreadedConnections
 
-    def startFactory(self) -> None:
-        """
-        Listening begins, maybe with sessions of a former process.
-
-        @raise SpoolError: these cannot be read.
-        """
-        super().startFactory()
-        for connection in self.connections.values():
-            self._own(connection)
-
-    def buildInner(self, secure: SecureProtocol) -> AESMProtocol:
-        """Build the message layer of a client that is let in."""
-        protocol = super().buildInner(secure)
-        self._own(protocol.connection)
-        return protocol
+    def __init__(self, **options: Any) -> None:
+        """@param options: as L{AESMServerFactory}."""
+        super().__init__(**options)
+        self.connections.clock = self.clock
 
     def stop(
         self, reason: str = "", deadline: float = STOP_DEADLINE, spread: float = 0.0
@@ -174,15 +225,12 @@ class ThreadedServerFactory(AESMServerFactory):
             )
         return super().stop(reason, deadline, spread)
 
-    def _own(self, connection: Connection) -> None:
-        """Have a connection's stream report by way of the reactor."""
-        connection.retrieved.owner = ReactorStreamOwner(self.clock, connection)
-
 
 class ThreadedClientService(ClientService):
     """A service whose stream may be emptied from any thread; it is started once."""
 
     retrieved: ThreadedStream
+    kindOf = staticmethod(guarded)
 
     def __init__(
         self, endpoint: str, stopped: Callable[[], None], **options: Any
@@ -230,6 +278,16 @@ def frozen(data: Message) -> str | bytes:
     if isinstance(data, bytearray | memoryview):
         return bytes(data)
     raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
+
+
+def _forbidElsewhere(instead: str = "") -> None:
+    """Refuse what only the reactor's thread may do to other threads."""
+    if not isInIOThread():
+        instead = instead or (
+            "asyncio.run(server.sendTo(data, address)), or client.sendData(data); or "
+            "twisted.internet.reactor.callFromThread(connection.close)"
+        )
+        raise RuntimeError(f"this is for the reactor's thread: in yours call {instead}")
 
 
 def _forbidDeferred(instead: str) -> None:

@@ -9,7 +9,7 @@ The client: L{connect} turns an endpoint into a connection::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -59,6 +59,8 @@ from aesm.secure.options import (
     CHANNEL_OPTIONS,
     ChannelOptions,
     channelSettings,
+    checkNames,
+    endpointOf,
     reactorOr,
 )
 from aesm.secure.protocol import SecureProtocol
@@ -87,6 +89,19 @@ class ConnectOptions(ChannelOptions, MessageOptions, total=False):
 
     trust: object
     handshakeTimeout: float
+
+
+def messageSettings(options: Mapping[str, Any]) -> ConversationSettings:
+    """
+    Make the settings of messages.
+
+    @param options: all that a client is given, L{ConnectOptions}.
+    @raise TypeError: one is of the wrong type, or there is no such.
+    @raise ValueError: one has a value that it cannot have.
+    """
+    checkNames(options, ConnectOptions.__optional_keys__)
+    given = MessageOptions.__optional_keys__ & options.keys()
+    return ConversationSettings(agent=AGENT, **{key: options[key] for key in given})
 
 
 def connect(
@@ -208,10 +223,10 @@ class Dialer:
         @raise ValueError: as L{connect}.
         """
         given: dict[str, Any] = {**options}
-        channel = {key: given.pop(key) for key in CHANNEL_OPTIONS if key in given}
-        trust = given.pop("trust", None)
-        self.timeout = checkTimeout(given.pop("handshakeTimeout", HANDSHAKE_TIMEOUT))
-        self._messages = ConversationSettings(agent=AGENT, **given)
+        self._messages = messageSettings(given)
+        channel = {key: given[key] for key in CHANNEL_OPTIONS if key in given}
+        trust = given.get("trust")
+        self.timeout = checkTimeout(given.get("handshakeTimeout", HANDSHAKE_TIMEOUT))
         self.reactor = reactorOr(reactor)
         self.settings = channelSettings("client.key", Layer.MESSAGES, **channel)
         self.trust = trustPolicy(trust)
@@ -222,7 +237,7 @@ class Dialer:
                 self.location = locationOf(text)
         if isinstance(endpoint, HostEndpoint):
             self.location = endpoint.location
-        self.endpoint = IStreamClientEndpoint(endpoint)
+        self.endpoint = endpointOf(IStreamClientEndpoint, endpoint)
 
     def dial(
         self, keeper: SessionKeeper | None = None, receiveBuffer: int | None = None

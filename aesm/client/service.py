@@ -30,7 +30,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aesm.client.connect import Dialer
+from aesm.client.connect import Dialer, messageSettings
 from aesm.client.observer import audienceOf, restoreTo
 from aesm.client.pending import (
     EarlyMessages,
@@ -41,7 +41,6 @@ from aesm.client.pending import (
 from aesm.client.retry import RetryDelays, asOurs, wordsOf
 from aesm.client.states import SERVICE_TRANSITIONS, ServiceState
 from aesm.client.stream import SessionStream
-from aesm.core.messages.hello import ConversationSettings, MessageOptions
 from aesm.core.messages.requests import encodeData
 from aesm.errors import (
     AESMError,
@@ -55,6 +54,7 @@ from aesm.messages.acknowledgements import FailedAcknowledgement
 from aesm.messages.connection import Connection
 from aesm.messages.deferred import Gate, ReactorDeferred
 from aesm.messages.handling import handlerOf, handlingOf
+from aesm.messages.owner import KindOf, itself
 from aesm.messages.requests import waiting
 from aesm.secure.hosts import clientEndpoint
 from aesm.secure.options import reactorOr
@@ -89,9 +89,11 @@ class ClientService(Service):
     @ivar former: the connection whose session goes on, None before there is one.
     @ivar retrieved: what came from the server, in any session, and nobody has
         taken yet.  A service that is started again has a new one.
+    @cvar kindOf: as L{ConnectionOwner<aesm.messages.owner.ConnectionOwner>} has it.
     """
 
     leaves = True
+    kindOf: KindOf = staticmethod(itself)
 
     def __init__(
         self,
@@ -130,11 +132,10 @@ class ClientService(Service):
             checked, when it connects.  C{sendBuffer} is also the bound of what waits
             for a connection; of C{receiveBuffer}, what is unread of former connections
             leaves less for the next.
-        @raise TypeError: an option is of the wrong type.
+        @raise TypeError: an option is of the wrong type, or there is no such.
         @raise ValueError: an option has a value that it cannot have.
         """
-        messages = MessageOptions.__annotations__.keys() & options.keys()
-        settings = ConversationSettings(**{key: options[key] for key in messages})
+        settings = messageSettings(options)
         if trust is not None:
             trustPolicy(trust)
         self._clock = reactorOr(reactor)
@@ -268,7 +269,7 @@ class ClientService(Service):
             # First of all, since it may fail.  It does while the service is stopping,
             # which has the file open.
             journal = Journal(self._openSpool(), self._clock)
-            restored = loadNow(journal, self._clock, self._sendBuffer)
+            restored = loadNow(journal, self._clock, self._sendBuffer, self.kindOf)
             self._journal = journal
         super().startService()
         before = self._move("start")
@@ -336,8 +337,8 @@ class ClientService(Service):
     def makeConnection(self, *arguments: Any, **options: Any) -> Connection:
         """Make the connection of a new session, from what L{Connection} takes."""
         if self._journal is None:
-            return Connection(*arguments, **options)
-        return DurableConnection(self._journal, *arguments, **options)
+            return self.kindOf(Connection)(*arguments, **options)
+        return self.kindOf(DurableConnection)(self._journal, *arguments, **options)
 
     @property
     def unmet(self) -> Connection | None:

@@ -58,7 +58,7 @@ class ChatOptions(ClientCommand):
     optParameters = [parameter("nick", "The name to ask for.")]
     optFlags = [
         ["window", None, "Open a window."],
-        ["dark", None, "A dark one, where the desktop does not say so by itself."],
+        ["dark", None, "A dark window, where the desktop does not say so by itself."],
     ]
 
     def postOptions(self) -> None:

@@ -11,6 +11,7 @@ What has to be said goes to standard error; standard output has packets only.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections import deque
@@ -182,8 +183,7 @@ async def connectOrReport(
     except ValueError as error:
         writeError(inOptions(str(error), options))
     except (ConnectError, OSError) as error:
-        reason, hint = str(error).rstrip("."), _hint(endpoint, error)
-        writeError(f"cannot connect to {endpoint}: {reason}; {hint}")
+        writeError(f"cannot connect to {endpoint}: {_reasonFor(endpoint, error)}")
     finally:
         # Also where this was cancelled, or something else was raised.
         if service is not None and not connected:
@@ -191,14 +191,22 @@ async def connectOrReport(
     return service if connected else None
 
 
-def _hint(endpoint: str, error: Exception) -> str:
-    """Say what may be wrong where no connection can be made."""
-    # A host may have such a name, too, and then it is found.
+def _reasonFor(endpoint: str, error: Exception) -> str:
+    """Say why there is no way to a server, and what may be wrong."""
+    if getattr(error, "osError", None) == errno.ECONNRESET:
+        return "the server hung up; it may be full"
+    reason = str(error).rstrip(".")
+    if not isinstance(error, DNSLookupError):
+        return f"{reason}; does the server run?"
+    # What has no address need not run.  A host may have the name of an endpoint, too,
+    # and then it is found.
     kind = endpoint.partition(":")[0]
     isHost = fieldsOf(endpoint)[:2] == ("tcp", endpoint.split(":"))
-    if isHost and isinstance(error, DNSLookupError) and isForServers(kind):
-        return f"{kind}: is for servers only"
-    return "does the server run?"
+    return (
+        f"{reason}; {kind}: is for servers only"
+        if isHost and isForServers(kind)
+        else reason
+    )
 
 
 def checkEndpoint(reactor: Any, endpoint: str) -> bool:

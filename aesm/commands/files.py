@@ -45,6 +45,7 @@ from aesm.interfaces import IClientObserver
 from aesm.messages.address import addressText
 from aesm.messages.connection import Connection
 from aesm.messages.owner import FAILURES_TOLD
+from aesm.messages.stream import Packet
 from aesm.secure.listening import serverEndpoint
 from aesm.secure.places import TokenBuckets
 from aesm.server.service import Server, listen
@@ -60,9 +61,7 @@ class _FileCommand(ClientCommand):
     optParameters = [
         parameter("listen", "Wait for the other side here, such as tcp:8765."),
     ]
-    optFlags = [
-        ["any-client", None, "With --listen: let in whoever reaches it."],
-    ]
+    optFlags = [["any-client", None, "With --listen: let in whoever reaches it."]]
 
     def postOptions(self) -> None:
         """Check the options."""
@@ -166,9 +165,7 @@ class ReceiveOptions(_FileCommand):
         "next time that it is sent.  Both sides show both keys: what is `ours` here is "
         "`theirs` there, or somebody is in between."
     )
-    optParameters = [
-        parameter("into", "The directory to put them in.", "."),
-    ]
+    optParameters = [parameter("into", "The directory to put them in.", ".")]
 
     def parseArgs(self, endpoint: str | None = None) -> None:
         """Take the endpoint."""
@@ -185,7 +182,7 @@ class ReceiveOptions(_FileCommand):
 
     async def transfer(self, meeting: _Meeting) -> int:
         """Receive files."""
-        receiving = _Receiving(self.directory, meeting)
+        receiving = _Receiving(self.directory, meeting, self.endpoint is not None)
         try:
             if self.endpoint is None:
                 return await meeting.listenAndReceive(self["listen"], receiving)
@@ -214,8 +211,10 @@ def _checkFile(path: Path) -> None:
 class _Receiving(FileReceiver):
     """Takes files until C{ended} fires: the other side says that there are no more."""
 
-    def __init__(self, directory: Path, meeting: _Meeting) -> None:
+    def __init__(self, directory: Path, meeting: _Meeting, dials: bool = False) -> None:
+        """@param dials: whether it is we who connect."""
         super().__init__(directory)
+        self._dials = dials
         self.failed = False
         self.ended: Deferred[None] = Deferred()
         self._meeting = meeting
@@ -244,13 +243,22 @@ class _Receiving(FileReceiver):
         except AESMError:
             pass
 
+    def packetReceived(self, connection: Connection, packet: Packet) -> None:
+        """End, if the next to whom we connect would be no other."""
+        super().packetReceived(connection, packet)
+        if self._dials:
+            self._giveUp("is no program for files: it sends messages")
+
     def peerReceives(self, connection: Connection) -> None:
         """End: nothing would ever come."""
-        if self.isIdle and not self.ended.called:
+        if self.isIdle:
+            self._giveUp("sends no files: run `aesm send` on one of both sides")
+
+    def _giveUp(self, reason: str) -> None:
+        """End, unless that is so, since nothing will come."""
+        if not self.ended.called:
             self.failed = True
-            self._meeting.progress.say(
-                "the other side sends no files: run `aesm send` on one of both sides"
-            )
+            self._meeting.progress.say(f"the other side {reason}")
             self.ended.callback(None)
 
     def fileProgress(

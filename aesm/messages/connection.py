@@ -66,7 +66,8 @@ BATCH_MICROS: Final = 1000  # of messages to send together, while nothing carrie
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Connection:
     """
-    A peer that messages can be exchanged with.
+    A peer that messages can be exchanged with, by C{sendData}, C{request}, C{drain},
+    C{close}, C{abort} and C{closed}.  The other methods are for this package.
 
     @ivar address: the peer's, C{(host, port)} for TCP, else a string; another one
         after the session was resumed from there.

@@ -4,7 +4,7 @@ Whom the protocols of a server, or the one of a client, tell what happens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 FAILURES_TOLD = 1.0  # of one key, a second
 
 
+_C = TypeVar("_C", bound="Connection")
+
+
+class KindOf(Protocol):
+    """Tells which class to make a connection of that would be of another."""
+
+    def __call__(self, kind: type[_C]) -> type[_C]:
+        """Return it."""
+
+
+def itself(kind: type[_C]) -> type[_C]:
+    """The L{KindOf} of whom only the reactor's thread uses."""
+    return kind
+
+
 class ConnectionOwner:
     """
     What an L{AESMProtocol<aesm.messages.protocol.AESMProtocol>} tells and asks; one for
@@ -31,12 +46,14 @@ class ConnectionOwner:
     @ivar leaves: whether who closes may leave before the peer has closed, too, if
         nothing that the peer could still say matters.
     @ivar traffic: adds up what goes over all of these; None not to.
+    @ivar kindOf: what connections are made of.
     """
 
     clock: IReactorTime
     budget: Budget | None = None
     leaves = False
     traffic: Traffic | None = None
+    kindOf: KindOf = staticmethod(itself)
     _told: TokenBuckets | None = None  # of each key
 
     def tells(self, peer: PublicKey) -> bool:

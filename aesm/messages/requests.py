@@ -177,6 +177,7 @@ class Request(Packet):
         @param code: a number for its program, 0 to 65535.
         @return: as L{answer}.
         @raise RuntimeError: it was answered or refused before.
+        @raise TypeError: the code is no number, or the reason no text.
         @raise ValueError: the code is no such number.
         """
         return self._respond(encodeError(self.number, code, reason))

@@ -46,12 +46,14 @@ class Packet(NamedTuple):
     A message and when it was sent.
 
     @ivar time: Unix seconds, the sender's clock.
-    @ivar data: C{str} for a TEXT message, C{bytes} for a BINARY one, None where
-        there is no packet.
+    @ivar data: C{str} for a TEXT message, C{bytes} for a BINARY one.  Its type leaves
+        out, so that who has a packet need not ask, that it is None where there is none
+        (C{getDataOrdinal}), and for an L{Answer<aesm.messages.requests.Answer>} that is
+        a refusal.
     """
 
     time: float
-    data: str | bytes | None
+    data: str | bytes
 
 
 def packetsOf(times: Iterable[float], data: Sequence[str | bytes]) -> Iterator[Packet]:

@@ -76,7 +76,7 @@ def wrapServerEndpoint(
         L{ChannelOptions<aesm.secure.options.ChannelOptions>}.
     @return: an endpoint that any factory can listen on.
     @raise KeyFileError: a file cannot be used; says why.
-    @raise TypeError: an option is of the wrong type.
+    @raise TypeError: an option is of the wrong type, or there is no such.
     @raise ValueError: an option has a value that it cannot have.
     """
     if not IStreamServerEndpoint.providedBy(endpoint):
@@ -121,7 +121,7 @@ def wrapClientEndpoint(
         L{ChannelOptions<aesm.secure.options.ChannelOptions>}.
     @return: an endpoint that any factory can connect to.
     @raise KeyFileError: a file cannot be used; says why.
-    @raise TypeError: an option is of the wrong type.
+    @raise TypeError: an option is of the wrong type, or there is no such.
     @raise ValueError: an option has a value that it cannot have.
     """
     clock = reactorOr(reactor)

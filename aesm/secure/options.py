@@ -11,8 +11,8 @@ would be right.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict, Unpack, cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast
 
 from aesm._version import __version__
 from aesm.core.channel.settings import ChannelSettings, Layer, defaultSuites
@@ -22,6 +22,9 @@ from aesm.trust.keys import PSK, PrivateKey
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+
+_E = TypeVar("_E")
 
 
 class ChannelOptions(TypedDict, total=False):
@@ -45,6 +48,34 @@ CHANNEL_OPTIONS = ChannelOptions.__optional_keys__
 AGENT = f"aesm/{__version__}"  # our software and version, for the peer's log
 
 
+def checkNames(options: Iterable[str], known: Collection[str]) -> None:
+    """
+    Check what options are called, before one that is misspelt counts as not given.
+
+    @param known: those that there are.
+    @raise TypeError: there is no such.
+    """
+    for name in options:
+        if name not in known:
+            raise TypeError(f"there is no option {name!r} here")
+
+
+def endpointOf(interface: type[_E], endpoint: object) -> _E:
+    """
+    Adapt an endpoint.
+
+    @param interface: which of Twisted's it is to have.
+    @raise TypeError: it is none.
+    """
+    made: _E | None = cast(Any, interface)(endpoint, None)
+    if made is None:
+        raise TypeError(
+            f"an endpoint is a string such as tcp:127.0.0.1:8765, or has "
+            f"{interface.__name__}; not {endpoint!r}"
+        )
+    return made
+
+
 def channelSettings(
     keyFile: str, layer: Layer, **options: Unpack[ChannelOptions]
 ) -> ChannelSettings:
@@ -56,9 +87,10 @@ def channelSettings(
     @param layer: what is to run on the channel, which is for no user to choose.
     @return: settings for all connections.
     @raise KeyFileError: a file cannot be used; says why.
-    @raise TypeError: an option is of the wrong type.
+    @raise TypeError: an option is of the wrong type, or there is no such.
     @raise ValueError: an option has a value that it cannot have.
     """
+    checkNames(options, CHANNEL_OPTIONS)
     key, psk = options.get("key"), options.get("psk")
     name, suites = options.get("name", "aesm"), options.get("suites")
     if key is None:

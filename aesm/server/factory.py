@@ -30,7 +30,7 @@ from aesm.core.channel.settings import Layer
 from aesm.core.messages.batch import Message
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.frames import MAX_AFTER
-from aesm.core.messages.hello import ConversationSettings, Hello
+from aesm.core.messages.hello import ConversationSettings, Hello, MessageOptions
 from aesm.errors import AESMError, CloseCode, ConnectionClosed
 from aesm.interfaces import IMessageHandler, IMessageHandlerMaker
 from aesm.messages.acknowledgements import FailedAcknowledgement, promptly
@@ -41,7 +41,7 @@ from aesm.messages.deferred import untimed
 from aesm.messages.handling import Talk, handlerOf
 from aesm.messages.protocol import AESMProtocol
 from aesm.secure.factory import HANDSHAKE_TIMEOUT, SecureFactory, checkTimeout
-from aesm.secure.options import AGENT, channelSettings, reactorOr
+from aesm.secure.options import AGENT, channelSettings, checkNames, reactorOr
 from aesm.secure.places import HANDSHAKES_PER_HOST, Places, hostOfPeer
 from aesm.secure.protocol import SecureProtocol
 from aesm.secure.rawtransport import HangUp
@@ -213,6 +213,7 @@ class AESMServerFactory(SecureFactory):
         )
         if key is None and nextKey is None:
             nextKey = nextKeyOf(stateDirectory() / KEY_FILE)
+        checkNames(options, MessageOptions.__optional_keys__)
         self._messages = ConversationSettings(
             agent=AGENT, nextKey="" if nextKey is None else str(nextKey), **options
         )

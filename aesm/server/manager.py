@@ -101,7 +101,7 @@ class ConnectionManager(ConnectionOwner):
         self.budget = Budget(totalBuffer, connections, connections.arrivals)
         self.traffic = Traffic()
         self.started: float | None = None
-        self.connections = connections
+        self.connections, self.kindOf = connections, connections.kindOf
         self.sessions = Sessions(
             clock, sessionGrace, admission.maxConnections, self._waitsOn
         )
@@ -258,7 +258,8 @@ class ConnectionManager(ConnectionOwner):
             receiveBuffer=messages.receiveBuffer,
         )
         if self.journal is None:
-            return self._cbBegun(None, Connection(self, session, **options))
+            made = self.kindOf(Connection)(self, session, **options)
+            return self._cbBegun(None, made)
         durable = connectionFor(self.journal, self, session, **options)
         begun = durable.begin()
         return begun.addCallbacks(

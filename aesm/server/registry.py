@@ -30,6 +30,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from aesm.messages.address import Address, addressText
+from aesm.messages.owner import KindOf, itself
 from aesm.messages.stream import Arrivals, Packet, isHeldHere
 from aesm.server.awaited import Awaited, Soon
 from aesm.server.broadcast import Broadcast, Peers
@@ -48,6 +49,7 @@ _T = TypeVar("_T")
 
 MAX_ACTIVITY = 10_000  # entries of the activity log
 
+_NOTHING = Packet(0.0, cast(Any, None))
 _NO_ADDRESS = object()  # none was given: None can be looked for
 
 _OF_STRANGERS = ("refused", "probed")  # events that any stranger can cause
@@ -117,6 +119,8 @@ class Connections(Mapping[Address, "Connection"]):
 
     # Of who waits; L{aesm.blocking.threaded} has another.
     awaited: type[Awaited[Any]] = Awaited
+    # Of which class connections are, as a L{ConnectionOwner} has it; the same.
+    kindOf: KindOf = staticmethod(itself)
 
     def __init__(
         self,
@@ -167,12 +171,12 @@ class Connections(Mapping[Address, "Connection"]):
             there is none now.
         """
         if isHeldHere(self.lock):
-            return None, Packet(0.0, None)
+            return None, _NOTHING
         with self.lock:
             ends = self.arrivals if oldToNew else reversed(self.arrivals)
             arrival = next(iter(ends), None)
             if arrival is None:
-                return None, Packet(0.0, None)
+                return None, _NOTHING
             stream = arrival.stream
             packet, cost = stream.pop(newest=not oldToNew)
         address = cast("Connection", stream.owner).address

@@ -41,6 +41,7 @@ from aesm.messages.address import Address
 from aesm.messages.deferred import ReactorDeferred, resultNow
 from aesm.secure.announce import announce
 from aesm.secure.listening import listenOn, serverEndpoint
+from aesm.secure.options import endpointOf
 from aesm.server.broadcast import Peers
 from aesm.server.cluster import Cluster
 from aesm.server.factory import STOP_DEADLINE, AESMServerFactory, checkStop
@@ -105,7 +106,7 @@ class Server(Service):
         self._endpoints = [
             serverEndpoint(reactor or factory.clock, each)
             if isinstance(each, str)
-            else IStreamServerEndpoint(each)
+            else endpointOf(IStreamServerEndpoint, each)
             for each in (endpoint, *others)
         ]
         self._ports: list[IListeningPort] = []  # those that listen

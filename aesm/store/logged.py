@@ -151,4 +151,4 @@ def connectionFor(
 ) -> DurableConnection:
     """Make the connection of a session that is stored, as L{DurableConnection}."""
     made = DurableConnection if journal.log is None else LoggedConnection
-    return made(journal, owner, session, **options)
+    return owner.kindOf(made)(journal, owner, session, **options)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from aesm.core.messages import frames
 from aesm.core.messages.events import Asked
@@ -135,7 +135,7 @@ class DurableRequests(Requests):
             request = fresh.popleft()
             cost += request.cost
             if request.isOpen:
-                body = encodeRequest(cast("str | bytes", request.data))
+                body = encodeRequest(request.data)
                 self.store(store, request.number, _microsOf(request), body)
         ended, self._ended = self._ended, []
         for number, cause in ended:
@@ -167,7 +167,7 @@ def handing(dispatcher: Dispatcher, packet: Packet) -> tuple[int, Callable[[], o
 
     @return: what it costs, bytes; and what is to be called.
     """
-    micros, data = _microsOf(packet), cast("str | bytes", packet.data)
+    micros, data = _microsOf(packet), packet.data
     if isinstance(packet, Answer):
         return packet.charge, partial(dispatcher.returned, micros, packet)
     if isinstance(packet, Request):

@@ -21,7 +21,7 @@ from aesm.core.messages.hello import Hello
 from aesm.core.messages.session import Session
 from aesm.errors import SpoolError
 from aesm.messages.deferred import resultNow
-from aesm.messages.owner import ConnectionOwner
+from aesm.messages.owner import ConnectionOwner, KindOf, itself
 from aesm.store.connection import DurableConnection
 from aesm.store.following import Place
 from aesm.store.interface import Lost, Stored
@@ -62,17 +62,20 @@ def loadConnections(
     return opened.addCallback(_cbOpened, journal, owner, sendBuffer, options)
 
 
-def loadNow(journal: Journal, clock: IReactorTime, sendBuffer: int) -> Loaded:
+def loadNow(
+    journal: Journal, clock: IReactorTime, sendBuffer: int, kindOf: KindOf = itself
+) -> Loaded:
     """
     Make the connections of a client's sessions, whose store is a file.
 
     @param journal: as L{loadConnections}; closed if they cannot be read.
     @param clock: keeps time for them.
     @param sendBuffer: as L{loadConnections}.
+    @param kindOf: as a L{ConnectionOwner} has it.
     @raise SpoolError: they cannot be read, or are damaged.
     """
     owner = ConnectionOwner()
-    owner.clock = clock
+    owner.clock, owner.kindOf = clock, kindOf
     return answered(loadConnections(journal, owner, sendBuffer), journal)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +25,9 @@ from aesm.blocking.threaded import (
     ThreadedServerFactory,
 )
 from aesm.errors import ConnectionClosed
+from aesm.messages.connection import Connection
 from aesm.messages.stream import DataStream
-from aesm.testing import MemoryNetwork
+from aesm.testing import MemoryNetwork, connectedPair
 from tests.blocking.test_reactorthread import ReactorThreadCase, elsewhere
 from tests.client.test_service import ServiceTestCase
 from tests.support.helpers import bring
@@ -118,6 +120,21 @@ class WaitingCase(SynchronousTestCase):
         self.assertIn("reactor's thread", str(error))
         self.assertIn(right, str(error))
 
+    def assertNotElsewhere(self, connection: Connection) -> None:
+        """Check that nothing that a connection does can be done in another thread."""
+        calls: list[Callable[[], object]] = [
+            partial(connection.sendData, "x"),
+            partial(connection.request, "x"),
+            connection.drain,
+            connection.closed,
+            connection.close,
+            partial(connection.closeWith, 1000, "x"),
+            connection.abort,
+        ]
+        for call in calls:
+            self.assertNamed(call, "server.sendTo(data, address)")
+        self.assertTrue(connection.isOpen)
+
 
 class ThreadedServerFactoryTests(WaitingCase, PairTestCase):
     """L{ThreadedServerFactory}."""
@@ -192,8 +209,34 @@ class ThreadedServerFactoryTests(WaitingCase, PairTestCase):
         network.advance(10)
         self.successResultOf(stopped)
 
+    def test_listed(self) -> None:
+        """So it is of a session that others have left, as soon as it is listed."""
+        _, factory = self.listening()
+        connection = connectedPair().accepted
+        factory.connections.add(connection)
+        self.assertIsInstance(connection.retrieved.owner, ReactorStreamOwner)
 
-class RestoredTests(SpoolTestCase):
+    def test_guard(self) -> None:
+        """
+        What a connection does is refused to other threads, and nothing of it is done:
+        two of them would encrypt with the same nonce.
+        """
+        network, factory = self.listening()
+        client = self.join(network)
+        (connection,) = factory.connections.values()
+        self.assertNotElsewhere(connection)
+        self.assertNamed(partial(factory.connections.sendAll, "x"), "server.sendAll")
+        network.deliver()
+        self.assertEqual((len(client.retrieved), connection.nextNumber), (0, 0))
+        sent = connection.sendData("here")
+        network.deliver()
+        self.successResultOf(sent)
+        self.assertEqual([packet.data for packet in client.retrieved], ["here"])
+        factory.stop()
+        network.advance(10)
+
+
+class RestoredTests(WaitingCase, SpoolTestCase):
     """Sessions that a former process has left in a spool."""
 
     def test_owner(self) -> None:
@@ -223,7 +266,9 @@ class RestoredTests(SpoolTestCase):
             service.startService()
             self.assertEqual(len(service.retrieved), 1)
             for stream in service.retrieved._streams:
-                self.assertIsInstance(stream.owner, ReactorStreamOwner)
+                owner: Any = stream.owner
+                self.assertIsInstance(owner, ReactorStreamOwner)
+                self.assertNamed(owner._connection.closed, "server.sendTo")
             self.services[service] = clock
             self.stopService(service)
             self.stopServer()
@@ -260,12 +305,16 @@ class ThreadedClientServiceTests(WaitingCase, ServiceTestCase):
         return service
 
     def test_owner(self) -> None:
-        """What is taken is reported by way of the reactor, over each connection."""
+        """
+        What is taken is reported by way of the reactor, over each connection, and what
+        this does is refused to other threads.
+        """
         self.listening()
         service = self.threaded()
         for _ in range(2):
             connection = self.successResultOf(service.whenConnected())
             self.assertIsInstance(connection.retrieved.owner, ReactorStreamOwner)
+            self.assertNotElsewhere(connection)
             self.network.links[0].cut()
             self.network.advance(3)
         self.stop(service)

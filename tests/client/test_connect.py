@@ -442,6 +442,12 @@ class FailureTests(PairTestCase):
             ({"suites": ["x"]}, ValueError),
         ):
             self.assertRaises(expected, self.connecting, network, **options)
+        strange: Any = {"authorizedKeys": "x"}
+        with self.assertRaisesRegex(TypeError, "^there is no option 'authorizedKeys'"):
+            connect(network.clock, network.endpoint(), **strange)
+        strange = 8765
+        with self.assertRaisesRegex(TypeError, "^an endpoint is .* not 8765$"):
+            connect(network.clock, strange, key=CLIENT_KEY)
 
 
 class CancelTests(PairTestCase):

@@ -227,8 +227,9 @@ class ConnectTests(ServiceTestCase):
         ):
             with self.assertRaises(ValueError):
                 self.service(start=False, **wrong)
-        with self.assertRaises(TypeError):
-            self.service(start=False, trust="nobody")
+        for wrong in ({"trust": "nobody"}, {"authorizedKeys": "keys"}):
+            with self.assertRaises(TypeError):
+                self.service(start=False, **wrong)
 
     def test_lateOptions(self) -> None:
         """The rest is said when it connects: it stops."""

@@ -4,6 +4,7 @@ A session joined to standard input and output.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -13,7 +14,12 @@ from typing import Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionDone,
+    ConnectionRefusedError,
+    DNSLookupError,
+)
 from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
@@ -562,6 +568,23 @@ class ConnectTests(SynchronousTestCase):
         factory = self.reactor.unixClients[0][1]
         factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
         self.assertSaid(attempt, "cannot connect to unix:/nobody")
+        self.assertIn("; does the server run?", self.said.getvalue())
+
+    def test_noSuchHost(self) -> None:
+        """Nobody asks whether the server runs if its name is wrong, or it hung up."""
+        for error, words in (
+            (
+                DNSLookupError("no results"),
+                "unix:/nobody: DNS lookup failed: no results",
+            ),
+            (ConnectError(errno.ECONNRESET), ": the server hung up; it may be full"),
+        ):
+            self.setUp()
+            attempt = self.attempt("unix:/nobody")
+            factory = self.reactor.unixClients[0][1]
+            factory.clientConnectionFailed(None, Failure(error))
+            self.assertSaid(attempt, words)
+            self.assertNotIn("does the server run", self.said.getvalue())
 
     def test_noHost(self) -> None:
         """
@@ -570,9 +593,9 @@ class ConnectTests(SynchronousTestCase):
         """
         for endpoint, text in (
             ("websocket:8765", "websocket; websocket: is for servers only"),
-            ("tcp:websocket:8765", "websocket; does the server run?"),
-            ("nosuch.example:8765", "nosuch.example; does the server run?"),
-            ("nosuch.example", "nosuch.example; does the server run?"),
+            ("tcp:websocket:8765", "websocket\n"),
+            ("nosuch.example:8765", "nosuch.example\n"),
+            ("nosuch.example", "nosuch.example\n"),
         ):
             self.setUp()
             attempt = self.attempt(endpoint)

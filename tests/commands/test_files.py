@@ -337,6 +337,23 @@ class MeetingTests(FileTestCase):
             isSaid = "does not say that it sends files" in self.said()
             self.assertEqual(isSaid, other in others)
 
+    def test_messages(self) -> None:
+        """
+        Who sends messages is disconnected; a receiver that has connected to it ends,
+        where it would connect again and again.
+        """
+        for dials in (False, True):
+            receiving = _Receiving(self.theirs, self.meeting, dials)
+            pair = self.pair(receiving)
+            pair.client.sendData("choose a name")
+            pair.client.sendData("or two")
+            pair.deliver()
+            closed = self.successResultOf(pair.client.closed())
+            self.assertEqual(getattr(closed, "code", 0), 1002)
+            words = "the other side is no program for files: it sends messages\n"
+            self.assertEqual(self.said().count(words), dials)
+            self.assertEqual((receiving.ended.called, receiving.failed), (dials, dials))
+
     def test_bothWhileReceiving(self) -> None:
         """Somebody else who also receives does not end what a sender is at."""
         path = self.put("a.bin", b"x" * 10 * CHUNK)

@@ -729,6 +729,7 @@ class OptionTests(EndpointTestCase):
             ({"suites": ["Noise_NN"]}, ValueError),
             ({"name": b"bytes"}, TypeError),
             ({"key": "text"}, TypeError),
+            ({"pks": b"k" * 32}, TypeError),
             ({"psk": "/does/not/exist"}, KeyFileError),
         ):
             with self.assertRaises(expected):

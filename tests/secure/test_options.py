@@ -80,6 +80,12 @@ class ChannelSettingsTests(SynchronousTestCase):
         with self.assertRaisesRegex(TypeError, "psk must be 32 bytes or a path"):
             channelSettings("x", STREAM, key=CLIENT_KEY, psk=psk)
 
+    def test_noSuch(self) -> None:
+        """A name that is misspelt is not as if there were no such option."""
+        options: dict[str, Any] = {"key": CLIENT_KEY, "pks": b"k" * 32}
+        with self.assertRaisesRegex(TypeError, "there is no option 'pks' here"):
+            channelSettings("x", STREAM, **options)
+
     def test_wrongValues(self) -> None:
         """What cannot be is refused."""
         wrong: list[dict[str, Any]] = [

@@ -21,7 +21,7 @@ from aesm.trust.keys import PrivateKey
 from tests.support.helpers import bring
 from tests.support.pairs import PairTestCase
 
-NOTHING = (None, Packet(0.0, None))
+NOTHING = (None, Packet(0.0, cast(Any, None)))
 KEY = PrivateKey(b"\x33" * 32).publicKey
 
 

@@ -613,6 +613,12 @@ class ServiceTests(PairTestCase):
             with self.assertRaises(expected):
                 Server(*arguments, **given)
         self.assertEqual(self.opened(), [])
+        strange: Any = 8765
+        with self.assertRaisesRegex(TypeError, "^an endpoint is .* not 8765$"):
+            Server(strange, reactor=self.reactor, key=SERVER_KEY)
+        strange = {"trust": None}
+        with self.assertRaisesRegex(TypeError, "^there is no option 'trust' here$"):
+            Server("tcp:2", reactor=self.reactor, key=SERVER_KEY, **strange)
 
     def test_factory(self) -> None:
         """It takes a factory that is there already."""

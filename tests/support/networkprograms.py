@@ -219,8 +219,8 @@ def orderOfArrival() -> None:
         newest = server.connections.getDataOrdinal(oldToNew=False)[1].data
         rest = [server.connections.getDataOrdinal()[1].data for _ in range(29)]
         assert newest == "29" and rest == [str(number) for number in range(29)]
-        address, packet = server.connections.getDataOrdinal()
-        assert address is None and packet == (0.0, None)
+        nothing: Any = server.connections.getDataOrdinal()
+        assert nothing == (None, (0.0, None))
         for client in clients:
             client.close()
     print("in order")

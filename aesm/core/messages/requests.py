@@ -20,6 +20,7 @@ from aesm.core.messages.frames import (
     REQUEST,
     EncodedRequest,
     EncodedResponse,
+    checkClose,
     checkText,
     newTuple,
     tooBig,
@@ -113,10 +114,10 @@ def encodeError(number: int, code: int, reason: str) -> EncodedResponse:
     """
     Encode an error in the place of an answer; the reason is cut to 1,024 bytes.
 
+    @raise TypeError: the code is no number, or the reason no text.
     @raise ValueError: the code is no u16.
     """
-    if not 0 <= code < 1 << 16:
-        raise ValueError(f"a code is 0 to 65535, not {code}")
+    checkClose(code, reason)
     words = reason.encode("utf-8", "replace")[:MAX_REASON]
     # The cut may have gone through a character, whose rest is dropped.
     words = words.decode("utf-8", "ignore").encode("utf-8")

@@ -115,6 +115,10 @@ class CodingTests(SynchronousTestCase):
             self.assertLessEqual(len(body), 11 + 1024)
         for code in (-1, 65536):
             self.assertRaises(ValueError, encodeError, 0, code, "")
+        with self.assertRaisesRegex(TypeError, "^a code is int, not str$"):
+            encodeError(0, "no such thing", "")  # type: ignore[arg-type]
+        with self.assertRaisesRegex(TypeError, "^a reason is str, not int$"):
+            encodeError(0, 404, 404)  # type: ignore[arg-type]
 
     def test_types(self) -> None:
         """What is no message is refused, and text that UTF-8 cannot write."""
