@@ -22,13 +22,16 @@ longer.
 
 What was written is brought to the disk behind the hashing, some at a time.  If that
 were left for the end, the disk would have nothing to do until then, and all would wait
-for it afterwards.
+for it afterwards.  Of a large file it is not kept in memory, either, which is left to
+others: a virtual machine has to get memory that it has not used from its host, page by
+page, and that takes longer than all else that is done with a file.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -218,7 +221,7 @@ class DiskFile:
             return
         if self._isUnsynced:
             self._synced = self._hashed
-            await self.call(sync, self.descriptor)
+            await self.call(_bring, self.descriptor, self._synced)
             return
         size = min(STEP, self._known - self._hashed)
         self._isReadAgain = True
@@ -246,3 +249,10 @@ def _hash(digest: Any, descriptor: int, offset: int, size: int) -> None:
         digest.update(view)
         offset += len(view)
         size -= len(view)
+
+
+def _bring(descriptor: int, end: int) -> None:
+    """Bring a file to the disk, and do not keep in memory what was hashed of it."""
+    sync(descriptor)
+    with suppress(AttributeError, OSError):  # not all systems have it
+        os.posix_fadvise(descriptor, 0, end, os.POSIX_FADV_DONTNEED)

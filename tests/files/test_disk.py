@@ -167,6 +167,31 @@ class DiskFileTests(SynchronousTestCase):
         self.assertEqual(digest, sha256(content).hexdigest())
         self.assertEqual(synced, [file.descriptor] * 3)
 
+    def test_notKept(self) -> None:
+        """
+        The system is told that what is hashed and on the disk need not be in memory,
+        where it can be told.
+        """
+        self.patch(disk, "SYNC", 256)
+        told: list[tuple[int, ...]] = []
+
+        def advise(*words: int) -> None:
+            """Do not know how, later on not this file."""
+            told.append(words)
+            raise OSError if told[1:] else AttributeError
+
+        self.patch(os, "posix_fadvise", advise)
+        content = os.urandom(600)
+        file = self.open()
+        file.write(0, memoryview(content))
+        file.follow(300)
+        digest = self.successResultOf(self.digestOf(file, 600))
+        self.assertEqual(digest, sha256(content).hexdigest())
+        expected = [
+            (file.descriptor, 0, end, os.POSIX_FADV_DONTNEED) for end in (256, 556)
+        ]
+        self.assertEqual(told, expected)
+
     def add(self, file: DiskFile, start: int, data: bytes) -> None:
         """Write bytes that are at hand."""
         file.write(start, memoryview(data))
