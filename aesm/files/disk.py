@@ -1,9 +1,9 @@
 """
-An open file, read and written at once, and hashed in a thread::
+An open file, read and written at once, and hashed on the way::
 
     file = DiskFile(descriptor, deferToThread)
     count = file.read(offset, view)
-    file.follow(offset + size)             # so far it may be hashed
+    file.follow(offset + count, view)      # so far it may be hashed
     digest = await file.digest(size)
     await file.close()
 
@@ -16,15 +16,22 @@ The digest is always that of what is in the file, read again behind what was wri
 sent.  So a file of which a part came before this process was started needs no other
 way: hashing begins at its start, and catches up.
 
+Where there are but two processors, or one, what comes next is hashed at once instead.
+A thread would have no processor of its own, and read once more what no cache has any
+longer.
+
 What was written is brought to the disk behind the hashing, some at a time.  If that
 were left for the end, the disk would have nothing to do until then, and all would wait
-for it afterwards.
+for it afterwards.  Of a large file it is not kept in memory, either, which is left to
+others: a virtual machine has to get memory that it has not used from its host, page by
+page, and that takes longer than all else that is done with a file.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -41,6 +48,8 @@ STEP = 16 << 20  # bytes that are hashed in one call
 # takes as long as to hash a few hundred KiB.
 LEAST = 4 << 20
 SYNC = 32 << 20  # bytes that are hashed between two times that a file is synced
+# Whether what is at hand is hashed at once, rather than by a thread.
+AT_HAND = (os.cpu_count() or 1) <= 2
 
 
 class DiskFile:
@@ -68,7 +77,9 @@ class DiskFile:
         self._waiting: list[Deferred[None]] = []  # until it is closed
         self._hash = sha256()
         self._hashed = self._known = 0  # bytes from the start
-        self._least = LEAST  # bytes that a thread is asked for
+        self._isReadAgain = False  # by a thread that hashes it
+        # Bytes that a thread is asked for: all, if what is at hand is to be next.
+        self._least = 1 if AT_HAND else LEAST
         self._isWritten = False  # to be brought to the disk
         self._synced = 0  # bytes that had been hashed when it was last
         self._failure: OSError | None = None  # of hashing, or of that
@@ -113,11 +124,18 @@ class DiskFile:
             offset += written
             data = data[written:]
 
-    def follow(self, end: int) -> None:
-        """Hash on, up to there, at leisure."""
+    def follow(self, end: int, data: memoryview | bytes = b"") -> None:
+        """
+        Hash on, up to there, at leisure.
+
+        @param data: the last bytes of that, if they are at hand.
+        """
+        isNext = end - len(data) == self._hashed and not self._isReadAgain
+        if AT_HAND and isNext:
+            self._hash.update(data)
+            self._hashed = end
         self._known = max(self._known, end)
-        isDue = self._known - self._hashed >= self._least
-        if isDue and self._hashing is None and not self._failure:
+        if self._isDue and self._hashing is None and not self._failure:
             self._hashing = []
             Deferred.fromCoroutine(self._run())
 
@@ -203,10 +221,12 @@ class DiskFile:
             return
         if self._isUnsynced:
             self._synced = self._hashed
-            await self.call(sync, self.descriptor)
+            await self.call(_bring, self.descriptor, self._synced)
             return
         size = min(STEP, self._known - self._hashed)
+        self._isReadAgain = True
         await self.call(_hash, self._hash, self.descriptor, self._hashed, size)
+        self._isReadAgain = False
         self._hashed += size
 
 
@@ -229,3 +249,10 @@ def _hash(digest: Any, descriptor: int, offset: int, size: int) -> None:
         digest.update(view)
         offset += len(view)
         size -= len(view)
+
+
+def _bring(descriptor: int, end: int) -> None:
+    """Bring a file to the disk, and do not keep in memory what was hashed of it."""
+    sync(descriptor)
+    with suppress(AttributeError, OSError):  # not all systems have it
+        os.posix_fadvise(descriptor, 0, end, os.POSIX_FADV_DONTNEED)

@@ -106,7 +106,7 @@ class _Incoming:
             raise RequestFailed(FileCode.MALFORMED, "the chunk does not come next")
         self._file.write(chunk.offset, chunk.data)
         self.received = end
-        self._file.follow(end)
+        self._file.follow(end, chunk.data)
 
     async def complete(self, sha256: str) -> str:
         """

@@ -24,9 +24,10 @@ from typing import Any
 
 from aesm.errors import RequestFailed
 
-# Bytes of a file in one request: each of them takes time whatever it carries.
-CHUNK = 1 << 19
-AHEAD = 2  # chunks that may be under way: what a cut or a kill makes leave twice
+# Bytes of a file in one request: each of them takes time whatever it carries, and what
+# is large does not stay in a processor's cache from one step to the next.
+CHUNK = 1 << 18
+AHEAD = 4  # chunks that may be under way: what a cut or a kill makes leave twice
 MOST_TEXT = 8192  # characters of a request that is no chunk
 MAX_SIZE = 1 << 62  # bytes of a file
 _WORD = "aesm-file/1 "

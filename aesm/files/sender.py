@@ -47,6 +47,7 @@ from aesm.files.requests import (
 from aesm.interfaces import MessageHandler
 from aesm.messages.connection import Connection
 from aesm.messages.requests import Request
+from aesm.secure.rawtransport import keepFreed
 from aesm.trust.files import AnyPath, expanded
 
 MOST_OFFERS = 3  # of a file of which nothing more comes between one and the next
@@ -263,6 +264,7 @@ class _Sending:
         # One for all, of which a request is a copy: a chunk that is made anew in each
         # step costs more for memory than for reading and encryption.
         buffer = memoryview(bytearray(CHUNK_HEADER + min(CHUNK, size - offset)))
+        keepFreed()
         while offset < size:
             if len(self._ahead) == AHEAD:
                 await self._oldest()
@@ -275,7 +277,7 @@ class _Sending:
             asked = self._connection.request(chunk)
             offset += wanted
             self._ahead.append((offset, asked))
-            self._file.follow(offset)
+            self._file.follow(offset, chunk[CHUNK_HEADER:])
         while self._ahead:
             await self._oldest()
 

@@ -27,6 +27,7 @@ class DiskFileTests(SynchronousTestCase):
         self.patch(disk, "PIECE", 16)
         self.patch(disk, "STEP", 64)
         self.patch(disk, "LEAST", 1)
+        self.patch(disk, "AT_HAND", False)
 
     def open(
         self,
@@ -165,6 +166,100 @@ class DiskFileTests(SynchronousTestCase):
         digest = self.successResultOf(self.digestOf(file, 1000))
         self.assertEqual(digest, sha256(content).hexdigest())
         self.assertEqual(synced, [file.descriptor] * 3)
+
+    def test_notKept(self) -> None:
+        """
+        The system is told that what is hashed and on the disk need not be in memory,
+        where it can be told.
+        """
+        self.patch(disk, "SYNC", 256)
+        told: list[tuple[int, ...]] = []
+
+        def advise(*words: int) -> None:
+            """Do not know how, later on not this file."""
+            told.append(words)
+            raise OSError if told[1:] else AttributeError
+
+        self.patch(os, "posix_fadvise", advise)
+        content = os.urandom(600)
+        file = self.open()
+        file.write(0, memoryview(content))
+        file.follow(300)
+        digest = self.successResultOf(self.digestOf(file, 600))
+        self.assertEqual(digest, sha256(content).hexdigest())
+        expected = [
+            (file.descriptor, 0, end, os.POSIX_FADV_DONTNEED) for end in (256, 556)
+        ]
+        self.assertEqual(told, expected)
+
+    def add(self, file: DiskFile, start: int, data: bytes) -> None:
+        """Write bytes that are at hand."""
+        file.write(start, memoryview(data))
+        file.follow(start + len(data), memoryview(data))
+
+    def test_atHand(self) -> None:
+        """
+        With few processors what is at hand is hashed at once if it comes next, and
+        whatever else is there in a thread: what was before, and what came meanwhile.
+        """
+        self.patch(disk, "AT_HAND", True)
+        content = os.urandom(200)
+        for there in (0, 50, 100):
+            hands = ByHand()
+            file = self.open(content[:there], hands.run)
+            file.follow(there)
+            for start in range(there, 200, 50):
+                self.add(file, start, content[start : start + 50])
+            self.assertEqual(len(hands.waiting), min(there, 1))
+            digest = self.digestOf(file, 200)
+            while hands.waiting:
+                hands.work()
+            digested = self.successResultOf(digest)
+            self.assertEqual(digested, sha256(content).hexdigest())
+
+    def test_atHandOn(self) -> None:
+        """Once a thread has hashed what was there, the rest is hashed at hand."""
+        self.patch(disk, "AT_HAND", True)
+        self.patch(disk, "LEAST", 100)
+        hands = ByHand()
+        content = os.urandom(90)
+        file = self.open(content[:30], hands.run)
+        file.follow(30)
+        self.add(file, 30, content[30:60])
+        for _ in range(2):
+            hands.work()
+        self.assertEqual(hands.waiting, [])
+        self.add(file, 60, content[60:])
+        digest = self.successResultOf(self.digestOf(file, 90))
+        self.assertEqual(digest, sha256(content).hexdigest())
+
+    def test_atHandAgain(self) -> None:
+        """What is at hand once more, or out of turn, is not hashed with that."""
+        self.patch(disk, "AT_HAND", True)
+        content = os.urandom(200)
+        hands = ByHand()
+        file = self.open(content, hands.run)
+        for start, end in ((0, 100), (50, 150), (0, 50), (150, 200)):
+            file.follow(end, content[start:end])
+        digest = self.digestOf(file, 200)
+        while hands.waiting:
+            hands.work()
+        self.assertEqual(self.successResultOf(digest), sha256(content).hexdigest())
+
+    def test_atHandSynced(self) -> None:
+        """While a file is brought to the disk it is gone on with."""
+        self.patch(disk, "AT_HAND", True)
+        self.patch(disk, "SYNC", 100)
+        hands = ByHand()
+        content = os.urandom(180)
+        file = self.open(b"", hands.run)
+        for start in range(0, 180, 60):
+            self.add(file, start, content[start : start + 60])
+        digest = self.digestOf(file, 180)
+        self.assertNoResult(digest)
+        hands.work()
+        self.assertEqual(hands.waiting, [])
+        self.assertEqual(self.successResultOf(digest), sha256(content).hexdigest())
 
     def test_notSynced(self) -> None:
         """

@@ -14,10 +14,11 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
 from aesm import Connection
 from aesm.errors import ConnectionClosed, FileChanged, RequestFailed, SessionLost
-from aesm.files import requests
+from aesm.files import disk, requests
 from aesm.files.receiver import MOST_OPEN
 from aesm.files.requests import AHEAD, CHUNK, FileCode, answering
 from aesm.files.sender import sendFile, sentAll
+from aesm.secure.rawtransport import keepFreed
 from tests.support.files import FileTestCase
 from tests.support.spooled import ByHand, noRoom
 
@@ -100,6 +101,7 @@ class SendFileTests(FileTestCase):
 
     def test_twoSenders(self) -> None:
         """Two who send files of one name at once get both there."""
+        self.patch(disk, "AT_HAND", False)
         pair, other = self.meet(), None
         hands = ByHand()
         path = self.put("a.txt", b"first")
@@ -165,6 +167,12 @@ class SendFileTests(FileTestCase):
         pair.deliver()
         self.assertEqual(self.successResultOf(sending), "a.bin")
         self.assertEqual(counting.most, AHEAD)
+
+    def test_memoryKept(self) -> None:
+        """The memory that a chunk takes is there for the next one."""
+        keepFreed.cache_clear()
+        self.sent(self.meet(), self.put("a.bin", b"x"))
+        self.assertEqual(keepFreed.cache_info().currsize, 1)
 
     def test_end(self) -> None:
         """The receiver can be told that there is no more."""
@@ -286,6 +294,7 @@ class ResumeTests(FileTestCase):
         Wherever it is when it is cancelled, the receiver has nothing open for it any
         more: there is room for as many others as ever.
         """
+        self.patch(disk, "AT_HAND", False)
         pair = self.meet()
         thread = ByHand()
         for number in range(MOST_OPEN + 1):
@@ -364,6 +373,24 @@ class ChangedTests(FileTestCase):
             os.utime(path, ns=(1, 1))
 
         self.check(change)
+
+
+class SendFileAtHandTests(SendFileTests):
+    """The same where what passes is hashed at once."""
+
+    atHand = True
+
+
+class ResumeAtHandTests(ResumeTests):
+    """The same where only what is not sent again is hashed in a thread."""
+
+    atHand = True
+
+
+class ChangedAtHandTests(ChangedTests):
+    """The same where what passed is hashed already."""
+
+    atHand = True
 
 
 class RefusedTests(FileTestCase):

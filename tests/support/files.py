@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, execute
 
 from aesm.errors import RequestFailed
+from aesm.files import disk
 from aesm.files.receiver import FileReceiver
 from aesm.files.requests import FileCode
 from aesm.files.sender import sendFile
@@ -77,14 +78,18 @@ class FileTestCase(PairTestCase):
     """
     Files from one directory to another.
 
+    @cvar atHand: whether files are hashed as with few processors.
     @ivar ours: the sender's directory.
     @ivar theirs: the receiver's.
     @ivar receiver: a handler that receives into it.
     @ivar progress: what the sender was told of its progress.
     """
 
+    atHand = False
+
     def setUp(self) -> None:
         """Make both directories."""
+        self.patch(disk, "AT_HAND", self.atHand)
         self.ours, self.theirs = Path(self.mktemp()), Path(self.mktemp())
         self.ours.mkdir()
         self.theirs.mkdir()
