@@ -11,11 +11,11 @@ import socket
 import sys
 import termios
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, Final, cast
 
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
     IConsumer,
     INegotiated,
@@ -25,6 +25,7 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.protocol import Protocol
+from zope.interface import providedBy
 
 AT_ONCE: Final = 524288  # bytes written at once before others have their turn
 PIECES: Final = 4  # of records, handed over at once where that cannot be done
@@ -53,11 +54,10 @@ def prepare(transport: ITransport, readSize: int = READ_SIZE) -> int:
     @return: the bytes of a read that is as large as can be, behind which there is more;
         C{sys.maxsize} if that cannot be known.
     """
-    # Twisted's UNIX sockets say that they are ITCPTransport, and fail.
-    internet = isinstance(transport.getHost(), IPv4Address | IPv6Address)
     tcp = ITCPTransport(transport, None)
-    if internet and tcp is not None:
-        tcp.setTcpNoDelay(True)
+    if tcp is not None:
+        with suppress(OSError):  # Twisted's UNIX sockets say that they are, and fail
+            tcp.setTcpNoDelay(True)
     return readAtOnce(transport, readSize)
 
 
@@ -183,10 +183,9 @@ class RecordWriter:
 
 def _isTLS(transport: ITransport) -> bool:
     """Look whether this encrypts what it is given."""
-    return (
-        INegotiated(transport, None) is not None
-        or ISSLTransport(transport, None) is not None
-    )
+    # Most do not, and to look for an adapter in vain takes ten times as long.
+    isOrExtends = providedBy(transport).isOrExtends
+    return any(map(isOrExtends, (INegotiated, ISSLTransport)))
 
 
 def closeForWriting(transport: ITransport) -> None:
