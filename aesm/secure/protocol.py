@@ -194,10 +194,13 @@ class SecureProtocol:
 
     def readConnectionLost(self) -> None:
         """The raw transport brings nothing more: in order after the peer's end."""
-        if self.phase not in WRITES:
-            self.transport.loseConnection()
-        elif self.channel.state not in _PEER_ENDED and not self._outlet.broken:
-            self.abort()
+        if self.phase in WRITES:
+            if self.channel.state not in _PEER_ENDED and not self._outlet.broken:
+                self.abort()
+        elif self.writable:
+            self._outlet.close()
+        else:
+            self.transport.loseConnection()  # after a refusal that it may have still
 
     def writeConnectionLost(self) -> None:
         """Our own half-close, after a refusal, is done."""
@@ -432,6 +435,7 @@ class SecureProtocol:
             return
         self._move("refused")
         self.startCloseTimer()
+        self.writable = False  # the transport has that
         self.transport.write(refusal)
         cast(IConsumer, self.transport).unregisterProducer()
         closeForWriting(self.transport)
@@ -483,11 +487,11 @@ class SecureProtocol:
         cast(IConsumer, self.transport).unregisterProducer()
         if self.channel.state is State.ENDED:
             self._move("written")
-            self.transport.loseConnection()
+            self._outlet.close()
         else:
             self._move("left")
             self.secureTransport.stop()
-            closeForWriting(self.transport)
+            self._outlet.closeForWriting()
             # Later, as TCP does: the protocol is in the middle of what made it leave.
             self.clock.callLater(0, self._tellLeft)
 

@@ -24,7 +24,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
     ITransport,
 )
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol, connectionDone
 from zope.interface import providedBy
 
 AT_ONCE: Final = 524288  # bytes written at once before others have their turn
@@ -162,6 +162,26 @@ class RecordWriter:
                 return True
         self.rest = ()
         return False
+
+    # What Twisted's sockets do is to wait until they can be written to, write nothing,
+    # and close: that would be a turn of the event loop, and four system calls.
+
+    def close(self) -> None:
+        """Close in order, once all is handed over and the transport has none of it."""
+        if self._isSocket and self._socket is not None:
+            self._transport.stopReading()
+            lost = self._transport.connectionLost
+            self._transport.reactor.callLater(0, lost, connectionDone)
+        else:
+            self._transport.loseConnection()
+
+    def closeForWriting(self) -> None:
+        """The same of our direction alone, where that is possible."""
+        if self._isSocket and self._socket is not None:
+            with suppress(OSError):  # it is closed; what reads hears of that
+                self._socket.shutdown(socket.SHUT_WR)
+        else:
+            closeForWriting(self._transport)
 
     def _send(self, record: bytes) -> object:
         """Write what the socket takes; return how many bytes, or what is wrong."""
