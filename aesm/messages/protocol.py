@@ -449,7 +449,7 @@ class AESMProtocol:
                 self._reason = self._reason or self.closing
                 self.transport.leave()
             else:
-                self.transport.loseWriteConnection()
+                self.transport.endWriting()
         elif (
             size * MESSAGE_OVERHEAD > budget  # else it is not used up
             and self._writable

@@ -29,6 +29,8 @@ def running(result: object) -> Deferred[Any] | None:
     @return: fires once it has run; None if there is nothing to be run.
     @raise TypeError: it has not run, and cannot be run here.
     """
+    if result is None:
+        return None
     if isinstance(result, Deferred):
         return follow(result)
     if isinstance(result, Coroutine):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import resource
 import sys
 from contextlib import suppress
+from functools import lru_cache
 
 OWN_FILES = 64
 TURN_FILES = 1024
@@ -25,16 +26,23 @@ MIN_PENDING = 8
 
 def filesForConnections() -> int:
     """Tell how many files there are for those who are in and in the handshake."""
-    files = _limit()
-    return max(1, files - min(OWN_FILES, files // 4) - min(TURN_FILES, files // 4))
+    return _shared(_limit())[0]
 
 
 def placesPossible() -> int:
     """
     Tell for how many connections there are files, beside handshakes; at least one.
     """
-    handshakes = max(MIN_PENDING, min(MAX_PENDING, _limit() // 8))
-    return max(1, filesForConnections() - handshakes)
+    return _shared(_limit())[1]
+
+
+@lru_cache(maxsize=1)  # asked for each connection
+def _shared(files: int) -> tuple[int, int]:
+    """Share so many files out: those for connections, and of these for who is in."""
+    own, turn = min(OWN_FILES, files // 4), min(TURN_FILES, files // 4)
+    connections = max(1, files - own - turn)
+    handshakes = max(MIN_PENDING, min(MAX_PENDING, files // 8))
+    return connections, max(1, connections - handshakes)
 
 
 def raiseFileLimit() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, cast
 
 from twisted.internet import error
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IConsumer,
     IDelayedCall,
@@ -186,7 +186,7 @@ class SecureProtocol:
         inner, self.inner = self.inner, None  # a cycle that nothing else breaks
         if self._answered and reason.check(error.ConnectionLost):
             # The peer has read all and was faster to close: nothing is lost.
-            reason = Failure(error.ConnectionDone())
+            reason = connectionDone
         self.guard(self.secureTransport.lost, inner, self._reason or reason)
         self.factory.ended(self)
 
@@ -194,10 +194,13 @@ class SecureProtocol:
 
     def readConnectionLost(self) -> None:
         """The raw transport brings nothing more: in order after the peer's end."""
-        if self.phase not in WRITES:
-            self.transport.loseConnection()
-        elif self.channel.state not in _PEER_ENDED and not self._outlet.broken:
-            self.abort()
+        if self.phase in WRITES:
+            if self.channel.state not in _PEER_ENDED and not self._outlet.broken:
+                self.abort()
+        elif self.writable:
+            self._outlet.close()
+        else:
+            self.transport.loseConnection()  # after a refusal that it may have still
 
     def writeConnectionLost(self) -> None:
         """Our own half-close, after a refusal, is done."""
@@ -356,8 +359,14 @@ class SecureProtocol:
         """Ask for the decision on the peer, and read nothing until it is there."""
         self._move("peerIdentified")
         self.secureTransport.publicKey = publicKey = PublicKey(raw)
-        decide = cast(Callable[..., Deferred[None]], self.factory.decide)
-        decision = maybeDeferred(decide, self, publicKey, payload)
+        try:
+            decision = self.factory.decide(self, publicKey, payload)
+        except Exception:
+            self._ebRefused(Failure())
+            return
+        if decision is None:  # as most often
+            self._cbAccepted(None)
+            return
         self._decision = decision
         decision.addCallbacks(self._cbAccepted, self._ebRefused)
         decision.addErrback(self._broke)
@@ -392,8 +401,9 @@ class SecureProtocol:
         """Read on after a decision, if that still matters."""
         if self.phase is not Phase.DECISION:
             return False
-        self._decision = None
-        cast(IPushProducer, self.transport).resumeProducing()
+        if self._decision is not None:  # it was waited for
+            self._decision = None
+            cast(IPushProducer, self.transport).resumeProducing()
         return True
 
     def _wake(self) -> None:
@@ -425,6 +435,7 @@ class SecureProtocol:
             return
         self._move("refused")
         self.startCloseTimer()
+        self.writable = False  # the transport has that
         self.transport.write(refusal)
         cast(IConsumer, self.transport).unregisterProducer()
         closeForWriting(self.transport)
@@ -476,11 +487,11 @@ class SecureProtocol:
         cast(IConsumer, self.transport).unregisterProducer()
         if self.channel.state is State.ENDED:
             self._move("written")
-            self.transport.loseConnection()
+            self._outlet.close()
         else:
             self._move("left")
             self.secureTransport.stop()
-            closeForWriting(self.transport)
+            self._outlet.closeForWriting()
             # Later, as TCP does: the protocol is in the middle of what made it leave.
             self.clock.callLater(0, self._tellLeft)
 
@@ -488,7 +499,7 @@ class SecureProtocol:
         """Tell the protocol inside that it is done, unless it knows."""
         inner, self.inner = self.inner, None
         if inner is not None:
-            self.guard(inner.connectionLost, Failure(error.ConnectionDone()))
+            self.guard(inner.connectionLost, connectionDone)
 
     # Phase and timer
 

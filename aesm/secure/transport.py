@@ -194,13 +194,17 @@ class SecureTransport:
 
     def loseWriteConnection(self) -> None:
         """End our direction of the stream, after what was written; go on reading."""
-        if not self._writing or self.disconnecting:
-            return
-        self._endWriting()
-        # Later, as TCP does: the protocol is in the middle of what made it end.
-        self._notice = self._secure.clock.callLater(0, self._noticeEnd)
-        if not self._reading:
-            self._secure.finish()
+        if self._writing and not self.disconnecting:
+            # Later, as TCP does: the protocol is in the middle of what made it end.
+            self._notice = self._secure.clock.callLater(0, self._noticeEnd)
+            self.endWriting()
+
+    def endWriting(self) -> None:
+        """The same, for a protocol that need not be told when that is done."""
+        if self._writing and not self.disconnecting:
+            self._endWriting()
+            if not self._reading:
+                self._secure.finish()
 
     def leave(self) -> None:
         """

@@ -225,11 +225,12 @@ class ConnectionManager(ConnectionOwner):
         @see: docs/protocol.md, section 8
         """
         # First of all: what is fetched from elsewhere moves, and all hear of that.
-        which, now = f"{peer} {hello.session}", self._clock.seconds()
-        if hello.session and not hello.early and not self._resumes.take(which, now):
-            raise Refused(
-                "the client comes back to its session too often", Kind.SESSION_RATE
-            )
+        if hello.session and not hello.early:
+            which, now = f"{peer} {hello.session}", self._clock.seconds()
+            if not self._resumes.take(which, now):
+                raise Refused(
+                    "the client comes back to its session too often", Kind.SESSION_RATE
+                )
         fetched = None if self.kept is None else self.kept.fetch(hello, peer)
         return whenKnown(fetched, self._cbFetched, peer, hello, address, name)
 

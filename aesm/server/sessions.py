@@ -126,10 +126,10 @@ class Sessions:
 
     def resumed(self, connection: Connection) -> None:
         """Wait no longer for a client."""
-        self._waiting.pop(connection, None)
-        self._keys.discard(connection)
-        self._hosts.discard(connection)
-        self._schedule()
+        if self._waiting.pop(connection, None) is not None:
+            self._keys.discard(connection)
+            self._hosts.discard(connection)
+            self._schedule()
 
     def _leastMissed(self) -> Connection:
         """Tell which session is to make room for another."""

@@ -371,6 +371,25 @@ class StackCostTests(SynchronousTestCase):
         self.assertEqual(pair.accepted.session.inbox.received, COUNT)
         self.assertLessEqual(max(torn, default=0), HALF)
 
+    def test_connect(self) -> None:
+        """What a client costs that connects, sends a message and closes."""
+        pair = connectedPair(Echo())
+        key, trust = PrivateKey.generate(), Pinned(pair.server.publicKey)
+        endpoint = pair.network.endpoint()
+
+        def visit() -> None:
+            """Do so."""
+            connecting = connect(pair.clock, endpoint, key=key, trust=trust)
+            pair.deliver()
+            connection = self.successResultOf(connecting)
+            connection.sendData(MESSAGE)
+            pair.deliver()
+            connection.close()
+            pair.deliver()
+
+        visit()  # what is kept for the next ones
+        self.assertLess(pythonCalls(visit, dirname(aesm.__file__)), 1060)
+
     def test_sendAll(self) -> None:
         """A message to all costs the same with any number of connections."""
         pair = connectedPair(Counter())

@@ -58,6 +58,7 @@ from aesm.secure.rawtransport import (
     LARGE_READ,
     PIECES,
     READ_SIZE,
+    RecordWriter,
     abort,
     prepare,
     takenSoFar,
@@ -1138,6 +1139,7 @@ class ClosingTests(PumpTestCase):
         """
         raw = StringTransport()
         self.client.transport = cast(ITransport, raw)
+        self.client._outlet = RecordWriter(self.client.transport)
         raw.registerProducer(self.client, True)
         self.serverInner.transport.loseConnection()
         self.turn()

@@ -8,14 +8,16 @@ from __future__ import annotations
 import platform
 import resource
 from collections.abc import Sequence
+from socket import SHUT_WR
 from typing import Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITransport
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides, implementer
 
@@ -75,6 +77,11 @@ class GatheringSocket(Socket):
         """Take what there is room for."""
         return self.send(b"".join(records))
 
+    def shutdown(self, how: int) -> None:
+        """Take no more."""
+        self.room = BrokenPipeError()
+        self.calls.append(-how)
+
 
 @implementer(IPushProducer)
 class Producer:
@@ -118,6 +125,38 @@ class OutletTests(SynchronousTestCase):
         self.assertEqual((socket.taken, socket.calls), (b"record", [6]))
         self.assertEqual(socket.reactor.getWriters(), [])
         self.assertEqual(producer.paused, 0)
+
+    def test_close(self) -> None:
+        """
+        A socket is closed at the end of the turn, and not when it can be written to; of
+        others it is for the transport to know when.
+        """
+        socket, lost = GatheringSocket(), cast(list[Failure], [])
+        self.patch(socket, "connectionLost", lost.append)
+        socket.startReading()
+        outlet, _ = outletOf(socket)
+        outlet.close()
+        reactor: Any = socket.reactor
+        self.assertEqual((reactor.getReaders(), reactor.getWriters()), ([], []))
+        self.assertEqual(lost, [])  # who closes is in the middle of something
+        reactor.advance(0)
+        self.assertIs(lost[0].type, ConnectionDone)
+        for other in (StringTransport(), Socket()):
+            outletOf(other)[0].close()
+            self.assertTrue(other.disconnecting)
+
+    def test_closeForWriting(self) -> None:
+        """A socket's direction is closed at once, if it is not closed already."""
+        socket = GatheringSocket()
+        outlet, _ = outletOf(socket)
+        outlet.closeForWriting()
+        self.assertEqual(socket.calls, [-SHUT_WR])
+        self.patch(socket, "shutdown", lambda how: socket.send(b"x"))  # which raises
+        outlet.closeForWriting()
+        self.assertEqual(socket.reactor.getWriters(), [])
+        other = StringTransport()
+        outletOf(other)[0].closeForWriting()
+        self.assertTrue(other.disconnecting)
 
     def test_together(self) -> None:
         """Short records are written together, long ones one by one."""
