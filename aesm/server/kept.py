@@ -283,7 +283,8 @@ class KeptSessions:
                 close = (CloseCode.TAKEN_OVER, str(reason), 0) if isOld else away
                 superseded.supersede(partial(admission.leave, superseded), close)
         for connection, reason in reasons.items():
-            connection.finish(reason)
+            if not connection.isOver:  # its handler may have failed since
+                connection.finish(reason)
         return self._journal.store.commit()
 
     # When others claim what is ours
