@@ -16,7 +16,7 @@ from aesm import AnyServer, ConnectionClosed, PrivateKey, connect
 from aesm.cluster.lease import TIME
 from aesm.cluster.sealing import KEY, Sealer
 from aesm.core.messages.hello import Hello
-from aesm.errors import SessionLost, SessionMoved, SpoolError
+from aesm.errors import SendBufferFull, SessionLost, SessionMoved, SpoolError
 from aesm.plugins import HandlerMaker
 from aesm.secure.refusals import Refused
 from aesm.server.manager import RESUMES_PER_SESSION
@@ -478,6 +478,30 @@ class EngineTests(NodesTestCase):
         self.settle(60)
         came = [data.split(" ")[0] for data in self.taken(bob)]
         self.assertEqual(came, [str(number) for number in range(len(sent))])
+
+    def test_totalBuffer(self) -> None:
+        """
+        What a node keeps for its clients is bounded, and so is what the engine keeps of
+        it, which is little more; it goes with the session.
+        """
+        bound = 1 << 20
+        three = self.serving("three", totalBuffer=bound)
+        bob = self.client(BOB, three)
+        connection = three.connection(BOB)
+        self.cut(bob)
+        self.clients[bob][0].node = cast(Any, None)
+        self.settle()
+        quiet, full = three.node.store.size, []
+        while not full:
+            connection.sendData("x" * 30_000).addErrback(full.append)
+            self.settle()
+        full[0].trap(SendBufferFull)
+        self.settle(5)
+        kept = three.node.store.size - quiet
+        self.assertIn(kept, range(bound // 2, bound + bound // 4))
+        connection.abort()
+        self.settle(5)
+        self.assertIn(three.node.store.size - quiet, range(-bound // 8, bound // 8))
 
     def test_flushed(self) -> None:
         """If it has lost all, everybody is told, and begins anew."""
