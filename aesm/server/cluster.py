@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from aesm.messages.stream import Packet
     from aesm.server.manager import ConnectionManager
     from aesm.server.registry import Connections
+    from aesm.server.sessions import Sessions
     from aesm.store.connection import DurableConnection
 
 MAX_SENDING = 16 << 20  # bytes that C{sendTo} was given and are not in the engine
@@ -230,12 +231,19 @@ class Cluster:
         store, clock = self._store, manager.clock
         self._inlets = Inlets(journal, store, clock)
         store.came = self._inlets.came
+        store.expired = partial(self._expired, manager.sessions)
         store.lease.says = partial(self._says, manager)
         store.lease.drained = lambda: self.drained()
         if manager.handler is None:
             arrivals = self._connections.arrivals
             self._readings = Readings(journal, store, clock, arrivals)
             store.wasRead = self._wasRead
+
+    def _expired(self, sessions: Sessions, name: str) -> None:
+        """End a session to which nobody came back: what is unread of it stays here."""
+        connection = None if self._journal is None else self._journal.find(name)
+        if connection is not None and sessions.isWaiting(connection):
+            sessions.end(connection, "the client did not come back in time")
 
     def describe(self) -> dict[str, Any] | None:
         """Say what operators are told of this node; None before the server listens."""

@@ -327,6 +327,11 @@ class KeptSessions:
             del reasons[ending]
             ending.abort()
         there = {each: why for each, why in reasons.items() if not each.isOver}
+        for over in reasons.keys() - there.keys():
+            if self._manager.handler is None:  # what is unread is the store's
+                unread = cast("DurableConnection", over).retrieved
+                unread.isLeft = True
+                unread.drop(False)
         self.leave(there).addErrback(ignore)
         for connection in again:
             if connection in reasons:

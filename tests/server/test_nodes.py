@@ -491,9 +491,11 @@ class EngineTests(NodesTestCase):
         self.cut(bob)
         self.clients[bob][0].node = cast(Any, None)
         self.settle()
-        quiet, full = three.node.store.size, []
+        quiet = three.node.store.size
+        full: list[Any] = []
         while not full:
-            connection.sendData("x" * 30_000).addErrback(full.append)
+            sending = connection.sendData("x" * 30_000)
+            sending.addErrback(full.append)
             self.settle()
         full[0].trap(SendBufferFull)
         self.settle(5)
@@ -542,6 +544,54 @@ class EngineTests(NodesTestCase):
         self.clients[self.alice][0].node = self.two
         self.settle(60)
         self.assertNotEqual(self.session, self.began)
+
+    def test_expiredUnread(self) -> None:
+        """What is unread of it is still there, counts, and goes once it is read."""
+        server = self.serving("three").server
+        bob = self.client(BOB, self.nodes[-1])
+        assert bob.former is not None
+        name = bob.former.session.name
+        self.successResultOf(self.settled(bob.sendData("x" * 5000)))
+        budget = server.factory._manager.budget
+        self.clients[bob][0].node = cast(Any, None)
+        self.cut(bob)
+        self.settle(1)
+        (connection,) = server.connections.values()
+        for _ in range(2):  # that it is over is for its node to say
+            self.redis.command("HSET", self.key("meta"), "calm", 1)
+            self.redis.command("ZADD", self.key("w"), "XX", 1, name)
+            self.settle(5)
+            self.assertTrue(connection.isOver)
+            self.assertGreater(budget.used, 5000)
+        _, packet = server.connections.getDataOrdinal()
+        assert packet is not None
+        self.assertEqual(packet.data, "x" * 5000)
+        self.settle(1)
+        self.assertEqual(budget.used, 0)
+        self.assertEqual(self.redis.command("KEYS", self.key(f"?:{name}")), [])
+
+    def test_givenUpUnread(self) -> None:
+        """If its node does not do that, it is the engine's, and takes no room here."""
+        three = self.serving("three")
+        bob = self.client(BOB, three)
+        assert bob.former is not None
+        name = bob.former.session.name
+        self.successResultOf(self.settled(bob.sendData("x" * 5000)))
+        bob.stopService()
+        self.settle(10)
+        budget = three.server.factory._manager.budget
+        self.assertGreater(budget.used, 5000)
+        self.redis.command(
+            "PUBLISH", self.key(f"n:{three.node.engine.node}"), f"gone {name}"
+        )
+        self.settle()
+        self.assertEqual(budget.used, 0)
+        self.assertEqual(list(three.server.connections), [])
+
+    def settled(self, sent: Deferred[None]) -> Deferred[None]:
+        """Let everything go that is on its way."""
+        self.settle()
+        return sent
 
     def test_missed(self) -> None:
         """If nobody told its node that it is over, that asks, after the grace."""

@@ -19,6 +19,7 @@
 --           claimed; position, held: of its inlet; from:ID: up to which number it has taken
 --           what that node sent; lent: the last that was, of i:S; over;
 --           coming: until when its client counts as there, before it is said to be
+--           asked: once its node was, since it waits, to end it (sweep.lua)
 --   t:S     its state; apart, since what is small takes little room together
 --   i:S o:S messages that nobody took, and that its peer did not acknowledge
 --   r:S     requests that are open, one each
