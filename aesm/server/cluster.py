@@ -28,6 +28,7 @@ from aesm._version import __version__
 from aesm.cluster.rows import nodesOf, rowsOf
 from aesm.errors import (
     AESMError,
+    CloseCode,
     ConnectionClosed,
     MessageTooBig,
     SendBufferFull,
@@ -231,7 +232,7 @@ class Cluster:
         store, clock = self._store, manager.clock
         self._inlets = Inlets(journal, store, clock)
         store.came = self._inlets.came
-        store.expired = partial(self._expired, manager.sessions)
+        store.ending = partial(self._ending, manager.sessions)
         store.lease.says = partial(self._says, manager)
         store.lease.drained = lambda: self.drained()
         if manager.handler is None:
@@ -239,10 +240,14 @@ class Cluster:
             self._readings = Readings(journal, store, clock, arrivals)
             store.wasRead = self._wasRead
 
-    def _expired(self, sessions: Sessions, name: str) -> None:
-        """End a session to which nobody came back: what is unread of it stays here."""
+    def _ending(self, sessions: Sessions, name: str, isReplaced: bool) -> None:
+        """End a session; what is unread of it stays here."""
         connection = None if self._journal is None else self._journal.find(name)
-        if connection is not None and sessions.isWaiting(connection):
+        if connection is None:
+            return
+        if isReplaced:
+            connection.closeWith(CloseCode.TAKEN_OVER, "replaced by a newer connection")
+        elif sessions.isWaiting(connection):
             sessions.end(connection, "the client did not come back in time")
 
     def describe(self) -> dict[str, Any] | None:

@@ -817,7 +817,14 @@ class LeaseTests(ScriptTestCase):
         self.commit(self.one, [("S", 1)], "drop", 1, "gone", "S", "over")
         self.assertEqual(self.has("log"), [b"one:101 over"])
         self.commit(self.one, [("U", 1)], "append", 1, "i", 1, 1, "x")
+        heard = self.subscribed("n:one")
         self.begin("V", "L", most=1)
+        said = [heard.heard(), heard.heard()]
+        self.assertEqual(said, [b"replaced T", b"newer U"])
+        for _ in range(2):  # its node is asked to end it, and does not
+            self.sweep(ended=FOREVER)
+            self.assertEqual(self.ends, [b"T"])
+            self.waitLong("U")
         self.sweep(ended=FOREVER)
         self.assertEqual(sorted(self.ends), [b"T", b"U"])
         self.commit(self.one, [], "gone", "T", "over", "gone", "U", "over")

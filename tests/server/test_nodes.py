@@ -274,6 +274,29 @@ class PerKeyTests(ClusterTestCase):
         self.assertEqual(list(one.server.connections), [])
         self.assertTrue(two.connection(ALICE).isAttached)
 
+    def test_replacedUnread(self) -> None:
+        """What is unread of one that is replaced is still there, and counts."""
+        one, two = (self.serving(name, perKey="replace") for name in ("one", "two"))
+        alice = self.client(ALICE, one)
+        alice.sendData("x" * 5000)
+        self.settle()
+        connection = one.connection(ALICE)
+        self.client(ALICE, two)
+        self.settle(30)
+        self.assertTrue(connection.isOver)
+        self.assertGreater(one.server.factory._manager.budget.used, 5000)
+        rows = two.cluster.byPeer(ALICE.publicKey)
+        self.settle()
+        self.assertEqual([row.node for row in self.successResultOf(rows)], ["two"])
+        _, packet = one.server.connections.getDataOrdinal()
+        assert packet is not None
+        self.assertEqual(packet.data, "x" * 5000)
+        self.settle(1)
+        self.assertEqual(one.server.factory._manager.budget.used, 0)
+        name = connection.session.name
+        self.assertEqual(self.redis.command("KEYS", self.key(f"?:{name}")), [])
+        self.assertEqual(two.connection(ALICE).isAttached, True)
+
     def test_rejected(self) -> None:
         """
         With C{perKey="reject"} the one that is there, at whichever node; its client may

@@ -37,12 +37,10 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', P .. 'n', '-inf', '(' .. time)
 end
 
 local function asks(name)
-  local session = P .. 's:' .. name
-  local node = redis.call('HGET', session, 'node')
-  local held = node and redis.call('ZSCORE', P .. 'n', node)
-  if not held or redis.call('EXISTS', P .. 'i:' .. name) == 0 then return false end
+  local node = holder(name)
+  if not node then return false end
   redis.call('ZREM', P .. 'w', name) -- an engine that is full takes this
-  if redis.call('HSETNX', session, 'asked', 1) == 0 then return false end
+  if redis.call('HSETNX', P .. 's:' .. name, 'asked', 1) == 0 then return false end
   redis.call('ZADD', P .. 'w', time + lease, name)
   ring(node, 'expired ' .. name)
   return true
