@@ -82,7 +82,7 @@ class Sent:
                 missing.append(call)
                 number = due
             self._kept.append((number, size, call))
-        if lost > last:
+        if lost > max(last, 0):
             _log.error(
                 "some of what went to all nodes and other sessions in {count} batches "
                 "may be lost: the engine lacks it",

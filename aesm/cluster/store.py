@@ -68,6 +68,9 @@ class EngineStore:
     @ivar lost: as L{ISessionStore.open} takes it.
     @ivar came: called with a session of ours, and what was sent to it; or None: there
         may be something in its inlet.
+    @ivar ending: called with a session of ours that is to end here, since something of
+        it is unread, and whether that is because a newer one of its key has come; else
+        its client has not come back.
     @ivar wasRead: called with a session of ours, and the numbers of the first and the
         last of messages that came over it together and that some node has read.
     @ivar lapsed: called when the engine has given this node up: its clients are to be
@@ -98,6 +101,7 @@ class EngineStore:
         self.told: Callable[[Entry | None], object] = ignore
         self.isKnown: Callable[[int], bool] = lambda position: False
         self.heard: Callable[[bytes], object] = ignore
+        self.ending: Callable[[str, bool], object] = ignore
         self.wasRead: Callable[[str, int, int], object] = ignore
         self._engine = engine
         self._grace = round(grace * 1000)
@@ -492,13 +496,14 @@ class EngineStore:
         if not self._isOurs(name):
             return
         if what == b"inlet":
-            position, member = more
-            place = ("send", self._writer.ours[name].peer)
-            entry = self._members.entry(position, member, *place)
-            if not self._writer.ours[name].has(entry.name):
+            (position, member), image = more, self._writer.ours[name]
+            entry = self._members.entry(position, member, "send", image.peer)
+            if not image.has(entry.name):
                 self.came(name, entry)
         elif what == b"read":
             self._read(name, *map(int, b" ".join(more).split()))
+        elif what in (b"expired", b"newer"):
+            self.ending(name, what == b"newer")
         elif what == b"moved":
             if self._writer.ours[name].fence < int(more[0]):
                 self._writer.leave({name: True})

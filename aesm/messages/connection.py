@@ -617,10 +617,10 @@ class Connection:
             self.dispatcher.stop()
 
     def _fail(self, reason: AESMError) -> None:
-        """Fail those who wait for an acknowledgement, once."""
+        """Fail those who wait; who comes later is told the first reason."""
         if self._reason is None:
             self._reason = reason
-            if self.anyRequests is not None:
-                self.anyRequests.fail(reason)
-            if self.waiting is not None:
-                self.waiting.fail(reason)
+        if self.anyRequests is not None:
+            self.anyRequests.fail(reason)
+        if self.waiting is not None:
+            self.waiting.fail(reason)

@@ -28,6 +28,7 @@ from aesm._version import __version__
 from aesm.cluster.rows import nodesOf, rowsOf
 from aesm.errors import (
     AESMError,
+    CloseCode,
     ConnectionClosed,
     MessageTooBig,
     SendBufferFull,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from aesm.messages.stream import Packet
     from aesm.server.manager import ConnectionManager
     from aesm.server.registry import Connections
+    from aesm.server.sessions import Sessions
     from aesm.store.connection import DurableConnection
 
 MAX_SENDING = 16 << 20  # bytes that C{sendTo} was given and are not in the engine
@@ -230,12 +232,23 @@ class Cluster:
         store, clock = self._store, manager.clock
         self._inlets = Inlets(journal, store, clock)
         store.came = self._inlets.came
+        store.ending = partial(self._ending, manager.sessions)
         store.lease.says = partial(self._says, manager)
         store.lease.drained = lambda: self.drained()
         if manager.handler is None:
             arrivals = self._connections.arrivals
             self._readings = Readings(journal, store, clock, arrivals)
             store.wasRead = self._wasRead
+
+    def _ending(self, sessions: Sessions, name: str, isReplaced: bool) -> None:
+        """End a session; what is unread of it stays here."""
+        connection = None if self._journal is None else self._journal.find(name)
+        if connection is None:
+            return
+        if isReplaced:
+            connection.closeWith(CloseCode.TAKEN_OVER, "replaced by a newer connection")
+        elif sessions.isWaiting(connection):
+            sessions.end(connection, "the client did not come back in time")
 
     def describe(self) -> dict[str, Any] | None:
         """Say what operators are told of this node; None before the server listens."""

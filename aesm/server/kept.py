@@ -283,7 +283,8 @@ class KeptSessions:
                 close = (CloseCode.TAKEN_OVER, str(reason), 0) if isOld else away
                 superseded.supersede(partial(admission.leave, superseded), close)
         for connection, reason in reasons.items():
-            connection.finish(reason)
+            if not connection.isOver:  # its handler may have failed since
+                connection.finish(reason)
         return self._journal.store.commit()
 
     # When others claim what is ours
@@ -326,6 +327,11 @@ class KeptSessions:
             del reasons[ending]
             ending.abort()
         there = {each: why for each, why in reasons.items() if not each.isOver}
+        for over in reasons.keys() - there.keys():
+            if self._manager.handler is None:  # what is unread is the store's
+                unread = cast("DurableConnection", over).retrieved
+                unread.isLeft = True
+                unread.drop(False)
         self.leave(there).addErrback(ignore)
         for connection in again:
             if connection in reasons:

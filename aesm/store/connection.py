@@ -161,7 +161,7 @@ class DurableConnection(Connection):
         """
         self.retrieved.leave()
         self.lose()
-        self._fail(reason)
+        self._reason = reason  # who waits is told in C{finish}, when all is settled
         return self.detach()
 
     def lose(self) -> None:
@@ -177,6 +177,11 @@ class DurableConnection(Connection):
     def requests(self) -> DurableRequests:
         """What is asked, and to be answered."""
         return cast(DurableRequests, super().requests)
+
+    @property
+    def isClosing(self) -> bool:
+        """As L{Connection.isClosing}, which it is here once others have the session."""
+        return self.isLeft or super().isClosing
 
     @property
     def _isOurs(self) -> bool:

@@ -520,9 +520,13 @@ class RepairTests(EngineTestCase):
         self.commit()
         self.redis.command("DEL", self.key("n:one"))
         self.append("S", 2)
-        self.commit()
+        with capturedLogs() as logs:
+            self.commit()
         self.assertEqual(self.redis.command("ZCARD", self.key("o:S")), 3)
         self.commit()
+        # Of what was never sent to others nothing is lost.
+        said = [each["log_format"] for each in logs]
+        self.assertFalse(any("may be lost" in line for line in said), said)
 
     def test_movedMeanwhile(self) -> None:
         """If a session moves while others are written again, that is begun again."""

@@ -689,6 +689,44 @@ class LeaseTests(ScriptTestCase):
         self.assertEqual(self.redis.command("KEYS", self.key("?:[ST]")), [])
         self.assertEqual(self.has("w"), [b"U"])
 
+    def test_expiredUnread(self) -> None:
+        """
+        Of which something is unread those do not at once whose node lives: it is asked
+        to end them, and has a lease for that, each time that they wait.
+        """
+        self.calm()
+        heard = self.subscribed("n:one")
+        self.commit(self.one, [("S", 1)], "append", 1, "i", 0, 1, "unread")
+        for _ in range(2):
+            self.waitLong("S")
+            self.full()
+            self.assertEqual(self.sweep(), 1)
+            self.redis.command("CONFIG", "SET", "maxmemory", 0)
+            self.assertEqual(heard.heard(), b"expired S")
+            self.assertEqual(self.sweep(), 0)
+            self.assertEqual(self.field("s:S", "node"), b"one")
+            self.commit(self.one, [("S", 1)], "wait", 1)
+        self.waitLong("S")
+        self.assertEqual(self.sweep(), 1)
+        self.waitLong("S")
+        self.assertEqual(self.sweep(), 1)
+        self.assertEqual([heard.heard(), heard.heard()], [b"expired S", b"gone S"])
+        self.assertEqual(self.field("s:S", "node"), b"")
+
+    def test_expiredOver(self) -> None:
+        """What its node has ended waits for nobody."""
+        self.commit(self.one, [("S", 1)], "append", 1, "i", 0, 1, "unread", "over", 1)
+        self.assertEqual(self.has("w"), [b"T", b"U"])
+
+    def test_expiredDeadNode(self) -> None:
+        """Where their node is dead they go as others do."""
+        self.calm()
+        self.commit(self.one, [("S", 1)], "append", 1, "i", 0, 1, "unread")
+        self.die("one")
+        self.waitLong("S")
+        self.sweep()
+        self.assertEqual(self.field("s:S", "node"), b"")
+
     def test_away(self) -> None:
         """None goes in the first grace after nobody could reach the engine."""
         self.calm()
@@ -779,7 +817,14 @@ class LeaseTests(ScriptTestCase):
         self.commit(self.one, [("S", 1)], "drop", 1, "gone", "S", "over")
         self.assertEqual(self.has("log"), [b"one:101 over"])
         self.commit(self.one, [("U", 1)], "append", 1, "i", 1, 1, "x")
+        heard = self.subscribed("n:one")
         self.begin("V", "L", most=1)
+        said = [heard.heard(), heard.heard()]
+        self.assertEqual(said, [b"replaced T", b"newer U"])
+        for _ in range(2):  # its node is asked to end it, and does not
+            self.sweep(ended=FOREVER)
+            self.assertEqual(self.ends, [b"T"])
+            self.waitLong("U")
         self.sweep(ended=FOREVER)
         self.assertEqual(sorted(self.ends), [b"T", b"U"])
         self.commit(self.one, [], "gone", "T", "over", "gone", "U", "over")

@@ -42,11 +42,11 @@ class WorkTests(EngineTestCase):
         return found
 
     def give(self) -> None:
-        """Let both sessions have waited too long."""
+        """Let both sessions have waited too long, and their node not end them."""
         self.redis.command("HSET", self.key("meta"), "calm", 1)
-        for name in "ST":
+        for name in "STST":
             self.redis.command("ZADD", self.key("w"), 1, name)
-        self.done(self.two, self.two.engine.call(SWEEP, 10**9, 60_000, 256, 0))
+            self.done(self.two, self.two.engine.call(SWEEP, 10**9, 60_000, 256, 0))
 
     def die(self) -> None:
         """Let the first node be given up."""

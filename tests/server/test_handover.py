@@ -398,6 +398,45 @@ class MoveTests(HandoverTestCase):
         self.successResultOf(sent)
         self.assertHandedOver(old, new, 1)
 
+    def test_waiting(self) -> None:
+        """So is one of which the handler waits for the client, which is no failure."""
+
+        def ask(connection: Connection, packet: Packet) -> Deferred[Any]:
+            return connection.request("which one?")
+
+        old = self.first(Recorder(ask))
+        (service,) = self.clients(1)
+        sent = service.sendData("work")
+        self.network.deliver()
+        new = self.second(old, after := Recorder())
+        self.network.advance(5)
+        self.assertEqual(after.data, ["work"])
+        self.successResultOf(sent)
+        self.assertHandedOver(old, new, 1)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_waitingForOthers(self) -> None:
+        """It makes no difference that it waits for others, who move as well."""
+
+        def ask(connection: Connection, packet: Packet) -> Deferred[Any]:
+            (other,) = {*old.server.connections.values()} - {connection}
+            answer = other.request("which one?")
+            return answer.addErrback(lambda failure: 1 / 0) if fails else answer
+
+        for fails in (False, True):
+            old = self.first(Recorder(ask))
+            sent = [service.sendData("work") for service in self.clients(2)]
+            self.network.deliver()
+            new = self.second(old, after := Recorder())
+            self.network.advance(5)
+            self.assertEqual(after.data, ["work", "work"])
+            for each in sent:
+                self.successResultOf(each)
+            self.assertHandedOver(old, new, 2)
+            self.assertEqual(bool(self.flushLoggedErrors()), fails)
+            self.endProcesses()
+            self.setUp()
+
     def test_requests(self) -> None:
         """
         A request that the handler is at work on is begun again there, and answered

@@ -16,7 +16,7 @@ from aesm import AnyServer, ConnectionClosed, PrivateKey, connect
 from aesm.cluster.lease import TIME
 from aesm.cluster.sealing import KEY, Sealer
 from aesm.core.messages.hello import Hello
-from aesm.errors import SessionLost, SessionMoved, SpoolError
+from aesm.errors import SendBufferFull, SessionLost, SessionMoved, SpoolError
 from aesm.plugins import HandlerMaker
 from aesm.secure.refusals import Refused
 from aesm.server.manager import RESUMES_PER_SESSION
@@ -274,6 +274,29 @@ class PerKeyTests(ClusterTestCase):
         self.assertEqual(list(one.server.connections), [])
         self.assertTrue(two.connection(ALICE).isAttached)
 
+    def test_replacedUnread(self) -> None:
+        """What is unread of one that is replaced is still there, and counts."""
+        one, two = (self.serving(name, perKey="replace") for name in ("one", "two"))
+        alice = self.client(ALICE, one)
+        alice.sendData("x" * 5000)
+        self.settle()
+        connection = one.connection(ALICE)
+        self.client(ALICE, two)
+        self.settle(30)
+        self.assertTrue(connection.isOver)
+        self.assertGreater(one.server.factory._manager.budget.used, 5000)
+        rows = two.cluster.byPeer(ALICE.publicKey)
+        self.settle()
+        self.assertEqual([row.node for row in self.successResultOf(rows)], ["two"])
+        _, packet = one.server.connections.getDataOrdinal()
+        assert packet is not None
+        self.assertEqual(packet.data, "x" * 5000)
+        self.settle(1)
+        self.assertEqual(one.server.factory._manager.budget.used, 0)
+        name = connection.session.name
+        self.assertEqual(self.redis.command("KEYS", self.key(f"?:{name}")), [])
+        self.assertEqual(two.connection(ALICE).isAttached, True)
+
     def test_rejected(self) -> None:
         """
         With C{perKey="reject"} the one that is there, at whichever node; its client may
@@ -479,6 +502,32 @@ class EngineTests(NodesTestCase):
         came = [data.split(" ")[0] for data in self.taken(bob)]
         self.assertEqual(came, [str(number) for number in range(len(sent))])
 
+    def test_totalBuffer(self) -> None:
+        """
+        What a node keeps for its clients is bounded, and so is what the engine keeps of
+        it, which is little more; it goes with the session.
+        """
+        bound = 1 << 20
+        three = self.serving("three", totalBuffer=bound)
+        bob = self.client(BOB, three)
+        connection = three.connection(BOB)
+        self.cut(bob)
+        self.clients[bob][0].node = cast(Any, None)
+        self.settle()
+        quiet = three.node.store.size
+        full: list[Any] = []
+        while not full:
+            sending = connection.sendData("x" * 30_000)
+            sending.addErrback(full.append)
+            self.settle()
+        full[0].trap(SendBufferFull)
+        self.settle(5)
+        kept = three.node.store.size - quiet
+        self.assertIn(kept, range(bound // 2, bound + bound // 4))
+        connection.abort()
+        self.settle(5)
+        self.assertIn(three.node.store.size - quiet, range(-bound // 8, bound // 8))
+
     def test_flushed(self) -> None:
         """If it has lost all, everybody is told, and begins anew."""
         bob = self.client(BOB, self.two)
@@ -518,6 +567,54 @@ class EngineTests(NodesTestCase):
         self.clients[self.alice][0].node = self.two
         self.settle(60)
         self.assertNotEqual(self.session, self.began)
+
+    def test_expiredUnread(self) -> None:
+        """What is unread of it is still there, counts, and goes once it is read."""
+        server = self.serving("three").server
+        bob = self.client(BOB, self.nodes[-1])
+        assert bob.former is not None
+        name = bob.former.session.name
+        self.successResultOf(self.settled(bob.sendData("x" * 5000)))
+        budget = server.factory._manager.budget
+        self.clients[bob][0].node = cast(Any, None)
+        self.cut(bob)
+        self.settle(1)
+        (connection,) = server.connections.values()
+        for _ in range(2):  # that it is over is for its node to say
+            self.redis.command("HSET", self.key("meta"), "calm", 1)
+            self.redis.command("ZADD", self.key("w"), "XX", 1, name)
+            self.settle(5)
+            self.assertTrue(connection.isOver)
+            self.assertGreater(budget.used, 5000)
+        _, packet = server.connections.getDataOrdinal()
+        assert packet is not None
+        self.assertEqual(packet.data, "x" * 5000)
+        self.settle(1)
+        self.assertEqual(budget.used, 0)
+        self.assertEqual(self.redis.command("KEYS", self.key(f"?:{name}")), [])
+
+    def test_givenUpUnread(self) -> None:
+        """If its node does not do that, it is the engine's, and takes no room here."""
+        three = self.serving("three")
+        bob = self.client(BOB, three)
+        assert bob.former is not None
+        name = bob.former.session.name
+        self.successResultOf(self.settled(bob.sendData("x" * 5000)))
+        bob.stopService()
+        self.settle(10)
+        budget = three.server.factory._manager.budget
+        self.assertGreater(budget.used, 5000)
+        self.redis.command(
+            "PUBLISH", self.key(f"n:{three.node.engine.node}"), f"gone {name}"
+        )
+        self.settle()
+        self.assertEqual(budget.used, 0)
+        self.assertEqual(list(three.server.connections), [])
+
+    def settled(self, sent: Deferred[None]) -> Deferred[None]:
+        """Let everything go that is on its way."""
+        self.settle()
+        return sent
 
     def test_missed(self) -> None:
         """If nobody told its node that it is over, that asks, after the grace."""

@@ -181,12 +181,12 @@ local operations = {
   end},
 
   wait = {1, function(session)
-    redis.call('HDEL', sessions[session], 'coming')
+    redis.call('HDEL', sessions[session], 'coming', 'asked')
     wait(names[session], grace)
   end},
 
   release = {1, function(session)
-    redis.call('HDEL', sessions[session], 'coming')
+    redis.call('HDEL', sessions[session], 'coming', 'asked')
     redis.call('HSET', sessions[session], 'node', '')
     redis.call('HINCRBY', sessions[session], 'fence', 1)
     redis.call('SREM', P .. 'h:' .. node, names[session])
@@ -217,6 +217,7 @@ local operations = {
   over = {1, function(session)
     local peer = redis.call('HGET', sessions[session], 'peer')
     redis.call('ZREM', P .. 'k:' .. peer, names[session])
+    redis.call('ZREM', P .. 'w', names[session])
     emptyInlet(names[session])
   end},
 

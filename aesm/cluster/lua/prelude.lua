@@ -19,6 +19,7 @@
 --           claimed; position, held: of its inlet; from:ID: up to which number it has taken
 --           what that node sent; lent: the last that was, of i:S; over;
 --           coming: until when its client counts as there, before it is said to be
+--           asked: once its node was, since it waits, to end it (sweep.lua)
 --   t:S     its state; apart, since what is small takes little room together
 --   i:S o:S messages that nobody took, and that its peer did not acknowledge
 --   r:S     requests that are open, one each
@@ -144,6 +145,14 @@ local function give(name)
   return kept[1]
 end
 
+-- Tell at which node something of a session is unread, if that lives: it counts there, and
+-- the node is to end it.  Its session waits until it has, no longer than a lease.
+local function holder(name)
+  local node = redis.call('HGET', P .. 's:' .. name, 'node')
+  if not node or not redis.call('ZSCORE', P .. 'n', node) then return nil end
+  if redis.call('EXISTS', P .. 'i:' .. name) == 1 then return node end
+end
+
 -- Tell whether a client of a key may come with a session: not while another one is there,
 -- if only one may be, which goes on (-1).
 local function mayCome(name, peer, most)
@@ -172,9 +181,17 @@ local function come(name, peer, most)
   redis.call('ZADD', key, math.max(time, last + 1), name)
   comes(name, most)
   if most <= 0 then return {} end
-  local ended = redis.call('ZRANGE', key, 0, -most - 1)
-  for _, other in ipairs(ended) do
-    ring(give(other), 'replaced ' .. other)
+  local ended = {}
+  for _, other in ipairs(redis.call('ZRANGE', key, 0, -most - 1)) do
+    local node = holder(other)
+    if node then
+      redis.call('ZREM', key, other)
+      wait(other, COMING)
+      ring(node, 'newer ' .. other)
+    else
+      ring(give(other), 'replaced ' .. other)
+      table.insert(ended, other)
+    end
   end
   return ended
 end

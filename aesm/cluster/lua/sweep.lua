@@ -1,6 +1,7 @@
 -- Clean up: lease, grace, how many sessions; and for how many milliseconds from now on
 -- sessions that are over are to be said to be, 0 where nobody wants to know.  Those of
--- nodes that are gone begin to wait; those that have waited too long go.
+-- nodes that are gone begin to wait; those that have waited too long go.  If something of one
+-- is unread, it counts for its node; so that ends it, if it lives, and has a lease for it.
 -- Returns how many it found, and which are over, and nobody has said so.
 local lease, grace, room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time, most = now(), room
@@ -35,8 +36,18 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', P .. 'n', '-inf', '(' .. time)
   redis.call('DEL', P .. 'l:' .. node)
 end
 
+local function asks(name)
+  local node = holder(name)
+  if not node then return false end
+  redis.call('ZREM', P .. 'w', name) -- an engine that is full takes this
+  if redis.call('HSETNX', P .. 's:' .. name, 'asked', 1) == 0 then return false end
+  redis.call('ZADD', P .. 'w', time + lease, name)
+  ring(node, 'expired ' .. name)
+  return true
+end
+
 local waited = redis.call('ZRANGEBYSCORE', P .. 'w', '-inf', '(' .. time, 'LIMIT', 0, room)
 for _, name in ipairs(waited) do
-  ring(give(name), 'gone ' .. name)
+  if not asks(name) then ring(give(name), 'gone ' .. name) end
 end
 return found(most - room + #waited)
