@@ -515,10 +515,8 @@ class ConnectionManager(ConnectionOwner):
     def _tellBack(self, connection: Connection, noticed: bool) -> None:
         """Tell the handler of a client that is back, if it was away."""
         if not noticed:  # for the handler each return follows a cut
-            self._handling.detached(
-                connection,
-                ConnectionClosed("the client came back before it was missed"),
-            )
+            missed = ConnectionClosed("the client came back before it was missed")
+            self._handling.detached(connection, missed)
         if not connection.isOver:
             self._handling.attached(connection)
 

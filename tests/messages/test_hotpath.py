@@ -388,7 +388,7 @@ class StackCostTests(SynchronousTestCase):
             pair.deliver()
 
         visit()  # what is kept for the next ones
-        self.assertLess(pythonCalls(visit, dirname(aesm.__file__)), 1060)
+        self.assertLess(pythonCalls(visit, dirname(aesm.__file__)), 1065)
 
     def test_sendAll(self) -> None:
         """A message to all costs the same with any number of connections."""
