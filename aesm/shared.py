@@ -10,6 +10,7 @@ when the last of them does not wait any more.
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -35,12 +36,13 @@ _waiting: WeakKeyDictionary[Deferred[Any], int] = WeakKeyDictionary()
 def follow(given: Deferred[_T]) -> Deferred[_T]:
     """Wait for what others may wait for as well, and may be cancelled alone."""
     _waiting[given] = _waiting.get(given, 0) + 1
-    follower: Deferred[_T] = Deferred(lambda _: _leave(given))
+    # A method of it takes a fourth of the memory of a function with it inside.
+    follower: Deferred[_T] = Deferred(MethodType(_leave, given))
     given.addBoth(_tell, follower)
     return follower
 
 
-def _leave(given: Deferred[Any]) -> None:
+def _leave(given: Deferred[Any], follower: Deferred[Any]) -> None:
     """Cancel it unless others wait for it."""
     _waiting[given] -= 1
     if not _waiting[given]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count
 from secrets import token_hex
 from typing import Any, Protocol, Unpack, cast
@@ -32,7 +32,6 @@ from aesm.core.channel.roles import ClientChannel
 from aesm.core.channel.settings import Layer
 from aesm.core.messages.conversation import Conversation
 from aesm.core.messages.hello import (
-    ALIKE,
     EARLY_WINDOW,
     LEAST_HELLO,
     ConversationSettings,
@@ -257,12 +256,6 @@ class Dialer:
         return _Attempt(self, messages, keeper).begin()
 
 
-@lru_cache(ALIKE)
-def _firstHello(messages: ConversationSettings, resume: bool) -> bytes:
-    """Encode a hello that names no session: of the same settings it is the same."""
-    return messages.hello(resume=resume).encode()
-
-
 class _Attempt(SecureFactory, ConnectionOwner):
     """One attempt at a connection: the factory of its only protocol."""
 
@@ -341,7 +334,7 @@ class _Attempt(SecureFactory, ConnectionOwner):
     def hello(self) -> bytes:
         """Encode our hello, which names the session to be resumed, or to begin."""
         if self._former is None:
-            return _firstHello(self._messages, self._keeper is not None)
+            return self._messages.hello(resume=self._keeper is not None).encode()
         session, early = self._former.session, b""
         if self._begins:
             early = self._early = b"".join(session.outbox.take(EARLY_WINDOW))

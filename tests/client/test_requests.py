@@ -5,6 +5,7 @@ number of connections, and before the first.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -172,9 +173,7 @@ class ServiceTests(PairTestCase):
 
         def hello(*arguments: Any, **named: Any) -> Any:
             """Say nothing of requests."""
-            said = former(*arguments, **named)
-            object.__setattr__(said, "requests", False)
-            return said
+            return replace(former(*arguments, **named), requests=False)
 
         client = self.client(network)
         answer = client.request("?")

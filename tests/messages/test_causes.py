@@ -88,7 +88,9 @@ class CausingHandlerTests(SynchronousTestCase):
 
         handler: Any = CausingHandler(Answers())
         self.assertEqual(handler.requestReceived("one", "answer"), "answer")
-        self.assertIs(handler.requestReceived("one", self.waiting), self.waiting)
+        running = handler.requestReceived("one", self.waiting)
+        self.waiting.callback("later")
+        self.assertEqual(self.successResultOf(running), "later")
         self.assertEqual(self.causes, ["one", "one"])
         self.assertIsNone(CAUSE.get())
 

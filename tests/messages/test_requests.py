@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -381,8 +382,8 @@ class AskTests(PairTestCase):
         """A peer that does not say that it takes requests gets none."""
         pair = self.pair()
         for connection in (pair.client, pair.accepted):
-            peer = connection.session.outbox.peer
-            object.__setattr__(peer, "requests", False)
+            outbox = connection.session.outbox
+            outbox.peer = replace(outbox.peer, requests=False)
             error = self.failureResultOf(connection.request("?"), RequestFailed).value
             self.assertEqual(error.code, 1003)
             self.assertEqual(connection.session.outbox.count, 0)

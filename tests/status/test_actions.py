@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,8 @@ class StatusTests(ActionsTestCase):
         agent = "\x00\x1b[2J\x7f\u2028\u202e\ud800<script>\"'"
         self.join(self.network)
         (connection,) = self.server.connections.values()
-        peer = connection.session.outbox.peer
-        object.__setattr__(peer, "agent", agent)
+        outbox = connection.session.outbox
+        outbox.peer = replace(outbox.peer, agent=agent)
         text = "".join(self.actions.perform(BY, {"command": "status"}))
         self.assertTrue(text.isascii() and text.isprintable())
         self.assertEqual(json.loads(text)["connections"][0]["agent"], agent)
