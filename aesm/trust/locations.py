@@ -190,6 +190,14 @@ def unquoteLocation(word: str) -> str:
     """
     location = unquote(word, errors="strict")
     quoteLocation(location)  # as we would write it
+    return canonicalLocation(location)
+
+
+def canonicalLocation(location: str) -> str:
+    """
+    Write a location the one way that it is written everywhere, as L{locationOf} does;
+    what is no host and port is left alone.
+    """
     host, colon, port = location.rpartition(":")
     if colon and port.isdecimal() and not location.startswith("unix:"):
         return _join(host.removeprefix("[").removesuffix("]"), port)

@@ -45,7 +45,7 @@ from aesm.trust.files import (
     writeFile,
 )
 from aesm.trust.keys import PublicKey
-from aesm.trust.locations import quoteLocation, unquoteLocation
+from aesm.trust.locations import canonicalLocation, quoteLocation, unquoteLocation
 
 # Not on the classes: there Twisted would name it after each.
 _log = Logger(namespace="aesm.trust")
@@ -189,6 +189,7 @@ class KnownServers:
         @raise ValueError: the location is not printable text.
         @see: L{ITrustPolicy.checkServer}
         """
+        location = canonicalLocation(location)
         line = _line(location, publicKey)
         try:
             # Without the lock: it is the usual case, and may be on a disk that this
@@ -230,6 +231,7 @@ class KnownServers:
             written.
         @see: L{INextKeys.announced<aesm.interfaces.INextKeys.announced>}
         """
+        location = canonicalLocation(location)
         known = [e.publicKey for e in self._entriesOf(self._read(), location)]
         nextKeys = self._nextKeys()
         if publicKey in known or (location, publicKey) in nextKeys.entries():
@@ -253,6 +255,7 @@ class KnownServers:
             written.
         @raise ValueError: the location is not printable text.
         """
+        location = canonicalLocation(location)
         line = _line(location, publicKey)
         with locked(self.path):
             content = self._read()
@@ -269,6 +272,7 @@ class KnownServers:
         @raise KeyFileError: the file is unsafe, has a bad line, or cannot be
             written.
         """
+        location = canonicalLocation(location)
         files = [self, self._nextKeys()]
         if not any(known._entriesOf(known._read(), location) for known in files):
             return 0  # without making a lock file, or a directory for it

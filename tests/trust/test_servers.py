@@ -19,6 +19,7 @@ from aesm.errors import KeyFileUnavailable, ServerKeyChanged, UntrustedServer
 from aesm.interfaces import INextKeys, ITrustPolicy
 from aesm.trust import files
 from aesm.trust.keys import PublicKey
+from aesm.trust.locations import canonicalLocation
 from aesm.trust.servers import AnyServer, KnownServers, Pinned
 from tests.trust.test_files import FilesTestCase, runPython, runTogether
 
@@ -239,16 +240,32 @@ class KnownServersTests(FilesTestCase):
     @given(st.text(min_size=1))
     def test_anyLocation(self, location: str) -> None:
         """
-        A location comes back as it was, or is refused before the file is
-        touched.
+        A location comes back, as it is written everywhere, or is refused before the
+        file is touched.
         """
         trust = KnownServers(self.directory / "any")
         if location.isprintable():
             trust.checkServer(location, ONE)
-            self.assertEqual(trust.entries(), [(location, ONE)])
+            self.assertEqual(trust.entries(), [(canonicalLocation(location), ONE)])
             self.assertEqual(trust.forget(location), 1)
         else:
             self.assertRaises(ValueError, trust.checkServer, location, ONE)
+
+    def test_otherForms(self) -> None:
+        """A host is the same one, however who asks has written it."""
+        for written, same in (
+            ("[2001:DB8:0::1]:5", "[2001:db8::1]:5"),
+            ("Example.ORG.:1", "example.org:1"),
+        ):
+            self.trust.checkServer(written, ONE)
+            self.trust.checkServer(written, ONE)
+            self.trust.remember(written, ONE)
+            self.assertEqual(self.trust.entries(), [(same, ONE)])
+            self.assertRaises(ServerKeyChanged, self.trust.checkServer, written, TWO)
+            self.trust.announced(written, TWO)
+            self.assertTrue(self.trust.checkServer(written, TWO))
+            self.assertEqual(self.trust.entries(), [(same, TWO)])
+            self.assertEqual(self.trust.forget(written), 1)
 
     def test_handWritten(self) -> None:
         """What is written by hand without percent-encoding means what it says."""
