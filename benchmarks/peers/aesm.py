@@ -1,8 +1,7 @@
 """
-aesm as users have it: C{connect}, C{listen}, C{sendData}, C{sendAll}, handlers on both
-sides, which are called with each message as protocols are; acknowledged, hybrid
-handshakes, both sides with keys.  C{dial} is a C{ClientService}, which takes messages
-at once, and C{retrieved}.
+aesm as users have it: C{connect}, C{listen}, C{sendData}, C{sendAll}, a handler
+at the server, C{retrieved} at the client; acknowledged, hybrid handshakes, both
+sides with keys.  C{dial} is a C{ClientService}, which takes messages at once.
 """
 
 from __future__ import annotations
@@ -175,10 +174,9 @@ class Peer(ReactorPeer):
     async def connect(self, directory: str, port: int) -> Any:
         """Connect, and wait until messages can be sent."""
         endpoint = TwistedPeer().clientEndpoint(directory, port)
-        links: list[Any] = []
-        handler = Handler(links.append)
-        await connect(reactor, endpoint, handler=handler, **_options(directory))
-        return links[0]
+        link = Link(await connect(reactor, endpoint, **_options(directory)))
+        self.spawn(link.read())
+        return link
 
     async def dial(self, directory: str, port: int) -> Any:
         """Begin to connect; messages are queued until that is done."""
