@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from types import MethodType
 from typing import Any, NamedTuple, TypeVar
-from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -29,13 +28,9 @@ class _Failed(NamedTuple):
     failure: Failure
 
 
-# How many wait for each.  Who keeps one that never fires is the application.
-_waiting: WeakKeyDictionary[Deferred[Any], int] = WeakKeyDictionary()
-
-
 def follow(given: Deferred[_T]) -> Deferred[_T]:
     """Wait for what others may wait for as well, and may be cancelled alone."""
-    _waiting[given] = _waiting.get(given, 0) + 1
+    _add(given, 1)
     # A method of it takes a fourth of the memory of a function with it inside.
     follower: Deferred[_T] = Deferred(MethodType(_leave, given))
     given.addBoth(_tell, follower)
@@ -44,9 +39,17 @@ def follow(given: Deferred[_T]) -> Deferred[_T]:
 
 def _leave(given: Deferred[Any], follower: Deferred[Any]) -> None:
     """Cancel it unless others wait for it."""
-    _waiting[given] -= 1
-    if not _waiting[given]:
+    if not _add(given, -1):
         given.cancel()
+
+
+def _add(given: Any, count: int) -> int:
+    """
+    Count who waits for it: in itself, since a dictionary of all takes as much memory
+    again as what waits.
+    """
+    given.followedBy = waiting = getattr(given, "followedBy", 0) + count
+    return waiting
 
 
 def _tell(result: Any, follower: Deferred[Any]) -> Any:
