@@ -48,7 +48,7 @@ def _add(given: Any, count: int) -> int:
     Count who waits for it: in itself, since a dictionary of all takes as much memory
     again as what waits.
     """
-    given.followedBy = waiting = getattr(given, "followedBy", 0) + count
+    given._aesmFollowers = waiting = getattr(given, "_aesmFollowers", 0) + count
     return waiting
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aesm.messages.deferred import ignore
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from aesm.cluster.engine import Engine
 
 PING = 30.0  # seconds; without an answer the connection is given up
+
+_log = Logger(namespace="aesm.cluster")
 
 
 class Doorbell:
@@ -92,6 +95,7 @@ class Doorbell:
         """
         engine, runId = self._engine, self._runId
         if engine.failure is None and runId not in (None, engine.info.get("run_id")):
+            _log.warn("what hears the engine has reached another one: it connects anew")
             self._protocol.messageReceived = ignore
             self._protocol.transport.loseConnection()
 

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 # What an open request takes beside its cost, counted in C{totalBuffer}, bytes: until it
 # is answered, and with a handler that is at work for it.
 REQUEST_MEMORY = 384
-RUNNING_MEMORY = 1536
+RUNNING_MEMORY = 1920
 
 
 @mypyc_attr(native_class=False)

@@ -115,8 +115,9 @@ class DoorbellTests(EngineTestCase):
         self.one.lines.line.cut()
         self.one.lines.path = other.path
         former = self.line
-        with capturedLogs():
+        with capturedLogs() as logs:
             self.back()
+        self.assertIn("another", str([log["log_format"] for log in logs]))
         self.publish(self.redis, other)
         self.assertEqual(self.rung, [])
         self.one.settle()
